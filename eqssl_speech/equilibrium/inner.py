@@ -1,0 +1,210 @@
+"""The inner loop, in place: K steps of gradient descent on one data source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from eqssl_speech.equilibrium.snapshot import forget_cast_weights
+
+Closure: TypeAlias = Callable[[], Tensor]
+"""Returns the scalar mean loss of one batch at the present parameters, with its graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerLoop:
+    """How the inner steps are taken.
+
+    :raises ValueError: If a field is out of range.
+    """
+
+    num_inner_steps: int
+    """K, at least 0."""
+
+    inner_lr: float
+    """The step size, greater than 0 where K > 0."""
+
+    inner_max_grad_norm: float | None = None
+    """If set, an inner gradient of a larger norm is scaled down to this norm, greater than 0."""
+
+    normalize_inner_grad: bool = False
+    """If ``True``, every inner gradient is scaled to norm 1, so that an inner step has the length ``inner_lr``."""
+
+    def __post_init__(self) -> None:
+        if self.num_inner_steps < 0:
+            raise ValueError(
+                "`num_inner_steps` must be greater than or equal to 0, but is "
+                f"{self.num_inner_steps} instead."
+            )
+
+        if self.num_inner_steps > 0 and not (self.inner_lr > 0.0 and math.isfinite(self.inner_lr)):
+            raise ValueError(f"`inner_lr` must be greater than 0, but is {self.inner_lr} instead.")
+
+        max_norm = self.inner_max_grad_norm
+        if max_norm is not None and not max_norm > 0.0:
+            raise ValueError(
+                f"`inner_max_grad_norm` must be greater than 0, but is {max_norm} instead."
+            )
+
+
+@dataclass(frozen=True)
+class InnerTrace:
+    """What happened in an inner loop, for the log."""
+
+    losses: Tensor
+    """The losses at ``phi^0 .. phi^{K-1}``, each on its own batch. *Shape:* ``(K,)``."""
+
+    grad_norms: Tensor
+    """The norms of the gradients there, before any scaling. *Shape:* ``(K,)``."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Raised when a loss or a gradient of the inner loop is infinite or not a number."""
+
+    def __init__(self, inner_step: int, what: str) -> None:
+        """
+        :param inner_step: The inner step k, from 0; K stands for the adapted loss.
+        :param what: ``loss`` or ``gradient``.
+        """
+        super().__init__(f"The {what} of inner step {inner_step} is not finite.")
+
+        self.inner_step = inner_step
+        self.what = what
+
+
+def descend(
+    params: Sequence[Tensor],
+    closures: Sequence[Closure],
+    loop: InnerLoop,
+    *,
+    inner_lr: float | None = None,
+    weights: Sequence[float] = (),
+    scales: Sequence[Tensor | None] | None = None,
+) -> tuple[InnerTrace, list[Tensor | None]]:
+    """Take one in-place step of gradient descent per closure.
+
+    ``.grad`` is neither read nor written, and nothing is sent to other processes. The caller puts the parameters back
+    (:class:`Snapshot`), also when this raises.
+
+    :param params: Leaf tensors that require gradients; changed in place.
+    :param closures: K functions, each with the loss of one batch at the present parameters.
+    :param loop: How the steps are taken.
+    :param inner_lr: Overrides the step size of ``loop``; 0 evaluates the gradients and leaves the parameters alone.
+    :param weights: ``w_0 .. w_{K-1}``; what is missing counts as 0.
+    :param scales: If given, a factor for each gradient entry (a preconditioner), ``None`` where there is none.
+    :returns: The trace, and ``sum_{k<K} w_k g_k`` per parameter (``None`` where no gradient came or every weight is 0).
+    :raises NonFiniteError: If a loss or a gradient norm is not finite.
+    :raises RuntimeError: If a loss uses none of the parameters.
+    """
+    lr = loop.inner_lr if inner_lr is None else inner_lr
+
+    sums: list[Tensor | None] = [None] * len(params)
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+
+    for k, closure in enumerate(closures):
+        loss, grads = _evaluate(closure, params)
+        used = [i for i, g in enumerate(grads) if g is not None]
+        used_grads = [g for g in grads if g is not None]
+
+        norm = get_total_norm(used_grads)
+        losses.append(loss.float())
+        norms.append(norm.float())
+
+        if k < len(weights) and weights[k] != 0.0:
+            _accumulate(sums, used, used_grads, weights[k])
+
+        if lr != 0.0:
+            _step([params[i] for i in used], used_grads, norm, lr, loop, _pick(scales, used))
+
+    trace = InnerTrace(_stack(losses, params), _stack(norms, params))
+
+    _raise_if_not_finite(trace)
+
+    return trace, sums
+
+
+def _evaluate(
+    closure: Closure, params: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    with torch.enable_grad():
+        loss = closure()
+
+        # A backward pass runs in the precision of its forward pass; autocast would only cache weights for it.
+        with torch.autocast(loss.device.type, enabled=False):
+            grads = torch.autograd.grad(loss, list(params), allow_unused=True)
+
+    if all(g is None for g in grads):
+        raise RuntimeError(
+            "The inner loss has no gradient for any parameter: it was computed on other tensors than "
+            "those of the optimizer."
+        )
+
+    return loss.detach(), grads
+
+
+@torch.no_grad()
+def _step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    norm: Tensor,
+    lr: float,
+    loop: InnerLoop,
+    scales: list[Tensor | None] | None,
+) -> None:
+    if loop.normalize_inner_grad:
+        torch._foreach_mul_(grads, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny))
+    elif loop.inner_max_grad_norm is not None:
+        torch._foreach_mul_(grads, (loop.inner_max_grad_norm / norm).clamp_max(1.0))
+
+    if scales is not None:
+        grads = [g if s is None else g * s for g, s in zip(grads, scales)]
+
+    torch._foreach_add_(params, grads, alpha=-lr)
+
+    forget_cast_weights()
+
+
+@torch.no_grad()
+def _accumulate(
+    sums: list[Tensor | None], used: list[int], grads: list[Tensor], weight: float
+) -> None:
+    for i, grad in zip(used, grads):
+        present = sums[i]
+        if present is None:
+            sums[i] = grad * weight
+        else:
+            present.add_(grad, alpha=weight)
+
+
+def _pick(
+    scales: Sequence[Tensor | None] | None, used: list[int]
+) -> list[Tensor | None] | None:
+    return None if scales is None else [scales[i] for i in used]
+
+
+def _stack(values: list[Tensor], params: Sequence[Tensor]) -> Tensor:
+    if values:
+        return torch.stack(values)
+
+    return torch.zeros(0, device=params[0].device if params else None)
+
+
+def _raise_if_not_finite(trace: InnerTrace) -> None:
+    if trace.losses.numel() == 0:
+        return
+
+    # One read from the device for the whole loop.
+    finite = torch.isfinite(torch.stack([trace.losses, trace.grad_norms])).tolist()
+
+    for k, (loss_is_finite, norm_is_finite) in enumerate(zip(*finite)):
+        if not loss_is_finite:
+            raise NonFiniteError(k, "loss")
+        if not norm_is_finite:
+            raise NonFiniteError(k, "gradient")
