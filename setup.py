@@ -1,0 +1,71 @@
+"""Packaging of eqssl_speech: pins, extras, the console command and fairseq2's extension point."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Return ``__version__`` of the package without importing it (that would need fairseq2)."""
+    text = (ROOT / "eqssl_speech" / "__init__.py").read_text(encoding="utf-8")
+
+    match = re.search(r'^__version__(?:\s*:[^=]+)?\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("`eqssl_speech/__init__.py` must hold a line `__version__ = \"...\"`.")
+
+    return match.group(1)
+
+
+TEST = ["pytest>=8"]
+
+CHECK = ["ruff>=0.9", "mypy>=1.14", "types-setuptools"]
+
+# What tools/bench_inner.py compares with. Never needed to train.
+BENCH = ["learn2learn", "torchopt", "higher"]
+
+setup(
+    name="eqssl_speech",
+    version=read_version(),
+    description="Self-supervised speech pre-training with equilibrium constraints, on fairseq2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="eqssl_speech contributors",
+    license="MIT",
+    packages=find_packages(include=["eqssl_speech", "eqssl_speech.*"]),
+    package_data={"eqssl_speech": ["py.typed"], "": ["*.tsv", "*.json", "*.yaml", "*.txt"]},
+    zip_safe=False,
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        # fairseq2's native half pins torch==2.9.1, and torchaudio has to follow torch.
+        "fairseq2~=0.8.1",
+        "torchaudio==2.9.*",
+        "soundfile>=0.12",
+        "numpy>=1.24",
+        "sentencepiece>=0.2",
+        "rich~=14.2",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "test": TEST,
+        "check": [*TEST, *CHECK],
+        "bench": BENCH,
+    },
+    entry_points={
+        "console_scripts": ["eqssl = eqssl_speech.cli:main"],
+        "fairseq2.extension": ["eqssl_speech = eqssl_speech:setup_fairseq2_extension"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Typing :: Typed",
+    ],
+)
