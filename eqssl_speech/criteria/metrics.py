@@ -1,0 +1,170 @@
+"""The running values of one data source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Final, final
+
+import torch
+from fairseq2.metrics import Mean, MetricBag, Sum
+from torch import Tensor
+from torcheval.metrics import Metric
+from typing_extensions import Self, override
+
+from eqssl_speech.criteria.base import CriterionOutput
+
+_NATS_PER_BIT: Final = math.log(2.0)
+
+
+@final
+class CodeShare(Metric[Tensor]):
+    """The share of codes that were chosen at least once since the last reset. *Range:* [0, 1]."""
+
+    def __init__(self, num_codes: int, device: torch.device | None = None) -> None:
+        """:param num_codes: The number of codes over all codebooks, ``G x V``."""
+        super().__init__(device=device)
+
+        self._add_state("counts", torch.zeros(num_codes, device=self.device))
+
+        self.counts: Tensor
+
+    @override
+    @torch.inference_mode()
+    def update(self, counts: Tensor) -> Self:
+        """:param counts: How often each code was chosen. *Shape:* ``(G x V)``."""
+        self.counts = self.counts + counts.detach().to(self.device)
+
+        return self
+
+    @override
+    @torch.inference_mode()
+    def compute(self) -> Tensor:
+        return (self.counts > 0.5).float().mean()
+
+    @override
+    @torch.inference_mode()
+    def merge_state(self, metrics: Iterable[Self]) -> Self:
+        for metric in metrics:
+            self.update(metric.counts)
+
+        return self
+
+
+@final
+class SourceMetrics:
+    """Adds, updates and reads the metrics of one data source in a metric bag.
+
+    In a bag the names carry the source (``plain_loss@ru-festvox``); a log has one line per source instead.
+    """
+
+    def __init__(self, metric_bag: MetricBag, source_name: str) -> None:
+        """
+        :param metric_bag: Where :meth:`add` has put, or will put, the metrics.
+        :param source_name: The data source.
+        """
+        self._bag = metric_bag
+        self._source_name = source_name
+
+    def add(self, num_codes: int) -> None:
+        """Register the metrics.
+
+        :param num_codes: The number of codes over all codebooks.
+        """
+        for name in _MEANS:
+            self._bag.add(self._key(name), Mean())
+
+        for name in _SUMS:
+            self._bag.add(self._key(name), Sum())
+
+        self._bag.add(self._key("code_share"), CodeShare(num_codes))
+
+    @torch.inference_mode()
+    def update_plain(self, output: CriterionOutput) -> None:
+        """Count a batch evaluated at theta: its loss, accuracy and use of codes."""
+        n = output.num_targets
+
+        self._mean("plain_loss").update(output.main_loss / _NATS_PER_BIT, weight=n)
+        self._mean("accuracy").update(output.num_correct / n, weight=n)
+        self._mean("code_perplexity").update(output.code_perplexity, weight=n)
+        self._mean("prob_perplexity").update(output.prob_perplexity, weight=n)
+        self._bag.get(self._key("code_share"), CodeShare).update(output.code_counts)
+
+    @torch.inference_mode()
+    def update_adapted(self, output: CriterionOutput) -> None:
+        """Count a batch evaluated at phi^K."""
+        self._mean("adapted_loss").update(
+            output.main_loss / _NATS_PER_BIT, weight=output.num_targets
+        )
+
+    @torch.inference_mode()
+    def update_audio(self, num_utterances: int, duration_s: float) -> None:
+        """Count audio that was trained on."""
+        self._bag.get(self._key("total_utterances"), Sum).update(num_utterances)
+        self._bag.get(self._key("total_audio_seconds"), Sum).update(duration_s)
+
+    @torch.inference_mode()
+    def count_non_finite(self) -> None:
+        """Count an episode that contributed nothing because a number in it was not finite."""
+        self._bag.get(self._key("total_non_finite"), Sum).update(1)
+
+    def _mean(self, name: str) -> Mean:
+        return self._bag.get(self._key(name), Mean)
+
+    def _key(self, name: str) -> str:
+        # The trainer keeps metrics over resets whose names begin so.
+        prefix, name = ("total_", name[6:]) if name.startswith("total_") else ("", name)
+
+        return f"{prefix}{name}@{self._source_name}"
+
+
+_MEANS: Final = (
+    "plain_loss",
+    "adapted_loss",
+    "accuracy",
+    "code_perplexity",
+    "prob_perplexity",
+)
+
+_SUMS: Final = ("total_utterances", "total_audio_seconds", "total_non_finite")
+
+
+def split_by_source(
+    values: MutableMapping[str, object], source_names: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Take the values of the sources out of the values of a bag.
+
+    :param values: The computed values; the keys of sources are removed.
+    :param source_names: The data sources.
+    :returns: Per source its values under their plain names, with ``adaptation_gain``; a source without a batch since the last reset
+        has only its totals.
+    """
+    result = {}
+
+    for source_name in source_names:
+        mine = {
+            key.removesuffix(f"@{source_name}"): _to_float(values.pop(key))
+            for key in list(values)
+            if key.endswith(f"@{source_name}")
+        }
+
+        row = {k.removeprefix("total_"): v for k, v in mine.items() if k.startswith("total_")}
+
+        if mine.get("code_perplexity", 0.0) > 0.0:
+            row |= {k: v for k, v in mine.items() if not k.startswith("total_")}
+            row["adaptation_gain"] = row["plain_loss"] - row["adapted_loss"]
+
+        result[source_name] = row
+
+    return result
+
+
+def macro_average(rows: Mapping[str, Mapping[str, float]], name: str) -> float | None:
+    """Return the unweighted mean of a value over the sources that have it."""
+    values = [row[name] for row in rows.values() if name in row]
+
+    return sum(values) / len(values) if values else None
+
+
+def _to_float(value: object) -> float:
+    return float(value)  # type: ignore[arg-type]

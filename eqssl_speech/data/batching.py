@@ -1,0 +1,183 @@
+"""From utterance lengths to batches of an exact number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+_BUCKET_NUM_UTTERANCES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A stretch of one utterance."""
+
+    utterance: int
+    """The index of the utterance in its stream."""
+
+    start: int
+    """The first sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """What a batch holds, before any audio is read."""
+
+    crops: tuple[Crop, ...]
+    num_samples: int
+    """The length of every crop, in samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """The bounds of a batch, in samples."""
+
+    num_samples: int
+    """The budget of a batch, over all of its crops."""
+
+    max_num_samples: int
+    """No crop is longer."""
+
+
+@final
+class BatchStream:
+    """An endless stream of batches of one source.
+
+    Each pass shuffles the utterances, sorts them by length within buckets, joins neighbours until they hold the
+    budget, crops all of a batch to one length at random places (as wav2vec 2.0 does, so there is no padding), and
+    shuffles the batches. ``N`` crops of ``budget // N`` samples spend the budget to less than ``N`` samples. What is left
+    of a pass and fills no batch is dropped; the next pass has another order. Everything follows from the seed, the
+    key and the number of the pass, so the position in the stream is two integers.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | npt.NDArray[np.int64],
+        size: BatchSize,
+        *,
+        seed: int,
+        key: int,
+    ) -> None:
+        """
+        :param lengths: The number of samples of each utterance.
+        :param size: The bounds of a batch.
+        :param seed: Shared by all ranks.
+        :param key: Tells the streams of one seed apart.
+        :raises ValueError: If all utterances together do not fill one batch.
+        """
+        self._lengths = np.minimum(np.asarray(lengths, dtype=np.int64), size.max_num_samples)
+        self._full_lengths = np.asarray(lengths, dtype=np.int64)
+        self._size = size
+        self._seed = seed
+        self._key = key
+        self._pass_nr = 0
+        self._index = 0
+        self._plans = self._plan_pass(0)
+
+        if not self._plans:
+            raise ValueError("The utterances do not fill one batch.")
+
+    def __next__(self) -> BatchPlan:
+        while self._index >= len(self._plans):
+            self._pass_nr, self._index = self._pass_nr + 1, 0
+
+            self._plans = self._plan_pass(self._pass_nr)
+
+        plan = self._plans[self._index]
+
+        self._index += 1
+
+        return plan
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number of the pass and the index in it of the next batch."""
+        return self._pass_nr, self._index
+
+    @position.setter
+    def position(self, value: tuple[int, int]) -> None:
+        pass_nr, index = value
+
+        if pass_nr != self._pass_nr:
+            self._plans = self._plan_pass(pass_nr)
+
+        self._pass_nr, self._index = pass_nr, index
+
+    def _plan_pass(self, pass_nr: int) -> list[BatchPlan]:
+        rng = np.random.default_rng([self._seed, self._key, pass_nr])
+
+        groups = group_by_length(
+            rng.permutation(len(self._lengths)), self._lengths, self._size.num_samples
+        )
+
+        plans = [self._crop(group, rng) for group in groups]
+
+        return [plans[i] for i in rng.permutation(len(plans))]
+
+    def _crop(self, group: list[int], rng: np.random.Generator) -> BatchPlan:
+        num_samples = self._size.num_samples // len(group)
+
+        starts = rng.integers(0, self._full_lengths[group] - num_samples + 1)
+
+        crops = tuple(Crop(u, int(s)) for u, s in zip(group, starts))
+
+        return BatchPlan(crops, num_samples)
+
+
+def group_by_length(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], num_samples: int
+) -> list[list[int]]:
+    """Join utterances of like length until ``len(group) * shortest >= num_samples``.
+
+    :param order: The utterances in the order in which they are seen.
+    :param lengths: The number of samples of each utterance.
+    :param num_samples: What a group has to hold.
+    :returns: The groups; the utterances left over at the end are in none.
+    """
+    groups: list[list[int]] = []
+    rest: list[int] = []
+
+    for begin in range(0, len(order), _BUCKET_NUM_UTTERANCES):
+        bucket = [*rest, *(int(u) for u in order[begin : begin + _BUCKET_NUM_UTTERANCES])]
+        bucket.sort(key=lambda u: (-int(lengths[u]), u))
+
+        rest = []
+
+        for utterance in bucket:
+            rest.append(utterance)
+
+            if len(rest) * int(lengths[utterance]) >= num_samples:
+                groups.append(rest)
+                rest = []
+
+    return groups
+
+
+def plan_validation(
+    lengths: Sequence[int] | npt.NDArray[np.int64], size: BatchSize
+) -> list[BatchPlan]:
+    """Group all utterances into batches, longest first, each cropped at its start to the shortest of its batch.
+
+    :param lengths: The number of samples of each utterance.
+    :param size: The bounds of a batch.
+    :returns: The batches; every utterance is in one.
+    """
+    clipped = np.minimum(np.asarray(lengths, dtype=np.int64), size.max_num_samples)
+    order = sorted(range(len(clipped)), key=lambda u: (-int(clipped[u]), u))
+
+    plans: list[BatchPlan] = []
+    group: list[int] = []
+
+    for i, utterance in enumerate(order):
+        group.append(utterance)
+
+        if len(group) * int(clipped[utterance]) >= size.num_samples or i == len(order) - 1:
+            crops = tuple(Crop(u, 0) for u in group)
+            plans.append(BatchPlan(crops, int(clipped[utterance])))
+            group = []
+
+    return plans

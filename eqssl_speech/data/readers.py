@@ -1,0 +1,214 @@
+"""The data readers that the host's trainer and validator take episodes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn, final
+
+from fairseq2.data.data_pipeline import DataPipeline, DataPipelineError, read_iterator, read_sequence
+from fairseq2.datasets import DataReader, DataReadError
+from typing_extensions import Self, override
+
+from eqssl_speech.data.episodes import Episode, EpisodePlan, EpisodePlanner, PlannerState
+from eqssl_speech.data.loading import BatchLoader, Utterances
+from eqssl_speech.error import InputError
+
+
+@final
+class EpisodeReader(DataReader[Episode]):
+    """Reads the episodes of one outer step at a time, ahead of their use and in parallel. It never ends.
+
+    Its state is where the next outer step begins, whatever has been read ahead.
+    """
+
+    def __init__(
+        self,
+        planner: EpisodePlanner,
+        sources: Sequence[Utterances],
+        loader: BatchLoader,
+        *,
+        num_workers: int,
+        num_prefetch: int,
+    ) -> None:
+        """
+        :param planner: Says what to read.
+        :param sources: The utterances of each of the planner's streams.
+        :param loader: Reads them.
+        :param num_workers: How many episodes are decoded at once.
+        :param num_prefetch: How many episodes are held ready.
+        """
+        self._planner = planner
+        self._sources = sources
+        self._loader = loader
+        self._num_workers = num_workers
+        self._num_prefetch = num_prefetch
+        self._initial_state = planner.state
+        self._state = planner.state
+        self._pipeline: DataPipeline | None = None
+
+    @override
+    def __iter__(self) -> Self:
+        return self
+
+    @override
+    def __next__(self) -> list[Episode]:
+        if self._pipeline is None:
+            self._pipeline = self._build()
+            self._iterator = iter(self._pipeline)
+
+        episodes = []
+
+        while True:
+            try:
+                episode, end_of_step = next(self._iterator)
+            except DataPipelineError as ex:
+                raise_cause(ex)
+
+            episodes.append(episode)
+
+            if end_of_step is not None:
+                self._state = end_of_step
+
+                return episodes
+
+    @override
+    def reset(self) -> None:
+        self._set_state(self._initial_state)
+
+    @override
+    def state_dict(self) -> dict[str, object]:
+        return {"step_nr": self._state.step_nr, "positions": [list(p) for p in self._state.positions]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        step_nr, positions = state_dict["step_nr"], state_dict["positions"]
+
+        assert isinstance(step_nr, int) and isinstance(positions, list)
+
+        if len(positions) != len(self._initial_state.positions):
+            raise InputError(
+                f"The checkpoint was made with {len(positions)} data source(s), but the configuration names "
+                f"{len(self._initial_state.positions)}; resume with the same `dataset.sources`."
+            )
+
+        self._set_state(PlannerState(step_nr, tuple((int(p), int(i)) for p, i in positions)))
+
+    @property
+    @override
+    def num_accumulate(self) -> int:
+        return self._planner.num_episodes
+
+    def _set_state(self, state: PlannerState) -> None:
+        self._state = state
+        self._pipeline = None
+
+    def _build(self) -> DataPipeline:
+        # Only now, so that a state loaded before the first batch costs no read.
+        self._planner.state = self._state
+
+        builder = read_iterator(
+            self._planner, reset_fn=lambda it: it, infinite=True, skip_pickling_check=True
+        )
+
+        return (
+            builder.map(self._load, num_parallel_calls=self._num_workers)
+            .prefetch(self._num_prefetch)
+            .and_return()
+        )
+
+    def _load(self, plan: EpisodePlan) -> tuple[Episode, PlannerState | None]:
+        return load_episode(plan, self._sources, self._loader), plan.end_of_step
+
+
+@final
+class ValidationReader(DataReader[Episode]):
+    """Reads the same episodes each time: adaptation batches of the training split, then one validation batch."""
+
+    def __init__(
+        self,
+        plans: Sequence[tuple[EpisodePlan, EpisodePlan]],
+        train: Utterances,
+        valid: Utterances,
+        loader: BatchLoader,
+        *,
+        num_workers: int,
+    ) -> None:
+        """
+        :param plans: Per episode, the batches to adapt on and those to evaluate.
+        :param train: What the indices of the first mean.
+        :param valid: What the indices of the second mean.
+        :param loader: Reads them.
+        :param num_workers: How many episodes are decoded at once.
+        """
+        self._plans = list(plans)
+        self._train = train
+        self._valid = valid
+        self._loader = loader
+        self._num_workers = num_workers
+        self.reset()
+
+    @override
+    def __iter__(self) -> Self:
+        return self
+
+    @override
+    def __next__(self) -> list[Episode]:
+        try:
+            return [next(self._iterator)]
+        except DataPipelineError as ex:
+            raise_cause(ex)
+
+    @override
+    def reset(self) -> None:
+        pipeline = read_sequence(self._plans).map(self._load, num_parallel_calls=self._num_workers)
+
+        self._iterator = iter(pipeline.prefetch(2).and_return())
+
+    @override
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        pass
+
+    @property
+    @override
+    def num_accumulate(self) -> int:
+        return 1
+
+    def _load(self, plans: tuple[EpisodePlan, EpisodePlan]) -> Episode:
+        adapt, evaluate = plans
+
+        return Episode(
+            self._valid.source_name,
+            load_episode(adapt, [self._train], self._loader).batches
+            + load_episode(evaluate, [self._valid], self._loader).batches,
+        )
+
+
+def load_episode(
+    plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader
+) -> Episode:
+    """Read the batches of an episode.
+
+    :param plan: What to read.
+    :param sources: The utterances of each stream.
+    :param loader: Reads them.
+    """
+    utterances = sources[plan.stream]
+
+    return Episode(utterances.source_name, [loader.load(utterances, b) for b in plan.batches])
+
+
+def raise_cause(ex: DataPipelineError) -> NoReturn:
+    """Raise what went wrong in a worker: a user's mistake as it is, anything else as a failure to read."""
+    cause: BaseException | None = ex
+
+    while cause is not None:
+        if isinstance(cause, InputError):
+            raise cause
+
+        cause = cause.__cause__
+
+    raise DataReadError("The next batch cannot be read.") from ex

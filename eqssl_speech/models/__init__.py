@@ -1,0 +1,1 @@
+"""Model families that fairseq2 lacks, and repairs of those that it has."""

@@ -1,0 +1,16 @@
+"""fairseq2's wav2vec 2.0 family: small architectures, and what has to be mended in it."""
+
+from __future__ import annotations
+
+from eqssl_speech.models.wav2vec2.config import (
+    expects_normalized_audio,
+    register_wav2vec2_archs,
+)
+from eqssl_speech.models.wav2vec2.quantizer import StepwiseQuantizer, prepare_model
+
+__all__ = [
+    "StepwiseQuantizer",
+    "expects_normalized_audio",
+    "prepare_model",
+    "register_wav2vec2_archs",
+]
