@@ -16,7 +16,7 @@ def read_version() -> str:
 
     match = re.search(r'^__version__(?:\s*:[^=]+)?\s*=\s*"([^"]+)"', text, re.MULTILINE)
     if match is None:
-        raise RuntimeError("`eqssl_speech/__init__.py` must hold a line `__version__ = \"...\"`.")
+        raise RuntimeError('`eqssl_speech/__init__.py` must hold a line `__version__ = "..."`.')
 
     return match.group(1)
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up `.venv` and runs the tests.
+#
+#   tools/test.sh                     everything but the tests marked `slow`
+#   tools/test.sh --all               the slow ones too
+#   tools/test.sh tests/unit -k NAME  what pytest takes
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+tools/setup.sh test
+
+if [ "${1:-}" = --all ]; then
+    shift
+    set -- -m "" "$@"
+fi
+
+exec .venv/bin/python -m pytest "$@"
