@@ -1,0 +1,1 @@
+"""Preparation of public corpora and of anyone's own recordings."""

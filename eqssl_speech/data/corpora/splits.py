@@ -1,0 +1,47 @@
+"""Which recording belongs to train, valid or test: a property of its content, fixed for ever."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+SPLITS: Final = ("train", "valid", "test")
+
+
+def audio_digest(samples: npt.NDArray[np.float32]) -> str:
+    """Hash what is heard: the samples as 16-bit integers, so that a copy under another name or header is found.
+
+    :param samples: mono samples in [-1, 1] at the stored rate, *Shape* ``(num_samples,)``.
+    """
+    quantized = np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
+    return hashlib.sha256(quantized.tobytes()).hexdigest()
+
+
+def content_key(text: str | None, digest: str) -> str:
+    """The content by which a recording is assigned to a split.
+
+    Recordings of one text share a key, whoever reads it and in whichever source; without text the audio is the key. As
+    exact duplicates are dropped before, neither a text nor a recording is ever on both sides.
+
+    :param text: normalised text, or ``None`` or ``""`` where there is none.
+    :param digest: of the audio, see :func:`audio_digest`.
+    """
+    content = f"text:{text}" if text else f"audio:{digest}"
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def assign_split(key: str, valid_share: float = 0.05, test_share: float = 0.05) -> str:
+    """Assign a content key to a split.
+
+    :param key: a hexadecimal hash, see :func:`content_key`.
+    :param valid_share: share of keys for validation, in [0, 1).
+    :param test_share: share of keys for testing, in [0, 1).
+    :returns: ``"train"``, ``"valid"`` or ``"test"``.
+    """
+    point = int(key[:12], 16) / 16**12
+    if point < valid_share:
+        return "valid"
+    return "test" if point < valid_share + test_share else "train"
