@@ -61,12 +61,15 @@ class BatchStream:
         *,
         seed: int,
         key: int,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """
         :param lengths: The number of samples of each utterance.
         :param size: The bounds of a batch.
         :param seed: Shared by all ranks.
         :param key: Tells the streams of one seed apart.
+        :param weights: If given, a pass draws its utterances in proportion to these, with replacement; otherwise it
+            takes each once. *Shape:* ``(U,)``.
         :raises ValueError: If all utterances together do not fill one batch.
         """
         self._lengths = np.minimum(np.asarray(lengths, dtype=np.int64), size.max_num_samples)
@@ -74,6 +77,7 @@ class BatchStream:
         self._size = size
         self._seed = seed
         self._key = key
+        self._probabilities = None if weights is None else weights / weights.sum()
         self._pass_nr = 0
         self._index = 0
         self._plans = self._plan_pass(0)
@@ -94,6 +98,11 @@ class BatchStream:
         return plan
 
     @property
+    def num_samples(self) -> int:
+        """The budget of a batch."""
+        return self._size.num_samples
+
+    @property
     def position(self) -> tuple[int, int]:
         """The number of the pass and the index in it of the next batch."""
         return self._pass_nr, self._index
@@ -110,9 +119,14 @@ class BatchStream:
     def _plan_pass(self, pass_nr: int) -> list[BatchPlan]:
         rng = np.random.default_rng([self._seed, self._key, pass_nr])
 
-        groups = group_by_length(
-            rng.permutation(len(self._lengths)), self._lengths, self._size.num_samples
-        )
+        num_utterances = len(self._lengths)
+
+        if self._probabilities is None:
+            order = rng.permutation(num_utterances)
+        else:
+            order = rng.choice(num_utterances, size=num_utterances, p=self._probabilities)
+
+        groups = group_by_length(order, self._lengths, self._size.num_samples)
 
         plans = [self._crop(group, rng) for group in groups]
 

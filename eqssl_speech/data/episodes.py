@@ -149,6 +149,16 @@ class EpisodePlanner:
         )
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of episodes that each stream gets in the long run."""
+        return self._schedule.shares
+
+    @property
+    def batch_num_samples(self) -> int:
+        """The budget of a batch."""
+        return self._streams[0].num_samples
+
+    @property
     def state(self) -> PlannerState:
         """Where the next outer step begins."""
         return PlannerState(self._step_nr, tuple(s.position for s in self._streams))

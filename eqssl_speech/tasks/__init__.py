@@ -1,0 +1,1 @@
+"""fairseq2 recipes: wiring of data, models, criteria and the method."""

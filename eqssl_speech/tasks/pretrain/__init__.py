@@ -1,0 +1,1 @@
+"""Pre-training on many data sources, conventionally or under equilibrium constraints."""

@@ -1,0 +1,287 @@
+"""The configuration of a pre-training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from fairseq2.recipe.config import (
+    ADAMW_OPTIMIZER,
+    POLYNOMIAL_DECAY_LR,
+    AdamWConfig,
+    CommonSection,
+    GangSection,
+    LRSchedulerSection,
+    MixedPrecisionConfig,
+    ModelSection,
+    OptimizerSection,
+    PolynomialDecayLRConfig,
+    RegimeSection,
+    TrainerSection,
+)
+from fairseq2.utils.validation import Validatable, ValidationResult
+
+from eqssl_speech.criteria.wav2vec2 import LossSection
+from eqssl_speech.equilibrium import InnerLoop, resolve_outer_weights
+
+
+@dataclass(kw_only=True)
+class EquilibriumSection(Validatable):
+    """How the model adapts to each source; ``null`` instead of this section is conventional training."""
+
+    num_inner_steps: int = 1
+    """K, the gradient steps taken on a source before its outer gradient. 0 is conventional training."""
+
+    inner_lr: float = 0.03
+    """The step size of the inner loop, greater than 0."""
+
+    outer_weights: str | list[float] = "uniform"
+    """The weights of the gradients at phi^0 .. phi^K: ``last`` (the paper), ``uniform`` (Reptile's direction), ``first``
+    (conventional), or K+1 numbers."""
+
+    order: Literal["first", "exact"] = "first"
+    """Whether the inner steps are differentiated through. ``exact`` is for small models."""
+
+    inner_max_grad_norm: float | None = None
+    """If set, inner gradients of a larger norm are scaled down to it."""
+
+    normalize_inner_grad: bool = False
+    """If ``True``, every inner gradient is scaled to norm 1."""
+
+    precondition: bool = False
+    """If ``True``, inner gradients are divided by the root of the base optimizer's second moments."""
+
+    start_after_num_steps: int = 0
+    """The number of outer steps of conventional training before the first inner step."""
+
+    num_inner_warmup_steps: int = 0
+    """The number of outer steps after that over which ``inner_lr`` rises from 0."""
+
+    max_num_non_finite: int = 10
+    """The run stops after so many episodes in a row with a number that is not finite."""
+
+    def validate(self) -> ValidationResult:
+        """Check every field; errors name the field, the rule and the value."""
+        result = ValidationResult()
+
+        try:
+            InnerLoop(
+                num_inner_steps=self.num_inner_steps,
+                inner_lr=self.inner_lr,
+                inner_max_grad_norm=self.inner_max_grad_norm,
+            )
+
+            resolve_outer_weights(self.outer_weights, self.num_inner_steps)  # type: ignore[arg-type]
+        except ValueError as ex:
+            result.add_error(str(ex))
+
+        if self.num_inner_steps == 0 and not self.inner_lr > 0.0:
+            result.add_error(f"`inner_lr` must be greater than 0, but is {self.inner_lr} instead.")
+
+        _require_at_least(result, self, 0, "start_after_num_steps", "num_inner_warmup_steps")
+        _require_at_least(result, self, 1, "max_num_non_finite")
+
+        if self.order == "exact" and (
+            self.precondition
+            or self.normalize_inner_grad
+            or self.inner_max_grad_norm is not None
+            or self.start_after_num_steps > 0
+            or self.num_inner_warmup_steps > 0
+        ):
+            result.add_error(
+                "`order` 'exact' differentiates through plain inner steps only; leave `precondition`, "
+                "`normalize_inner_grad`, `inner_max_grad_norm`, `start_after_num_steps` and "
+                "`num_inner_warmup_steps` at their defaults."
+            )
+
+        return result
+
+
+@dataclass(kw_only=True)
+class EquilibriumOptimizerConfig(EquilibriumSection):
+    """The configuration of the optimizer component ``equilibrium``."""
+
+    base: OptimizerSection = field(
+        default_factory=lambda: OptimizerSection(name=ADAMW_OPTIMIZER, config=AdamWConfig())
+    )
+    """The wrapped optimizer: any registered component and its configuration."""
+
+
+@dataclass(kw_only=True)
+class SourcesSection(Validatable):
+    """The data sources and how batches are made of them."""
+
+    corpus: Path | None = None
+    """The corpus directory: one folder of fairseq manifests per source."""
+
+    sources: list[str] | None = None
+    """The names of the sources to use; ``null`` for all."""
+
+    regime: Literal["per_source", "mixed"] = "per_source"
+    """``per_source``: a batch holds one source. ``mixed``: batches hold all sources (conventional training only)."""
+
+    sources_per_step: int | None = None
+    """How many sources are drawn for each update; ``null`` takes all of them, once each."""
+
+    sampling_alpha: float = 1.0
+    """Sources are drawn by ``p_i ~ n_i^alpha``, n_i their seconds of audio; also the mixture of ``mixed``. *Range:* [0, 1]."""
+
+    episodes_per_source: int = 1
+    """How many episodes a source of an update has; raised where the number of ranks asks for it."""
+
+    source_weighting: Literal["uniform", "proportional"] = "uniform"
+    """Whether each episode counts alike in the outer gradient or by its number of targets."""
+
+    audio_seconds_per_update: float = 320.0
+    """Seconds of audio of one update over all sources, ranks, inner and outer steps."""
+
+    min_audio_s: float = 1.0
+    """Shorter recordings are left out, counted and named."""
+
+    max_audio_s: float = 15.6
+    """Longer recordings are cropped at a random place."""
+
+    sample_rate: int = 16_000
+    """What the model takes, in Hz."""
+
+    resample: bool = False
+    """Whether recordings of another sample rate are resampled; otherwise they are bad recordings."""
+
+    downmix: bool = False
+    """Whether recordings of several channels are averaged to one; otherwise they are bad recordings."""
+
+    max_bad_share: float = 0.4
+    """The run refuses to start if more than this share of a source's recordings is bad. *Range:* [0, 1]."""
+
+    num_workers: int = 2
+    """How many episodes are decoded at once."""
+
+    num_prefetch: int = 4
+    """How many episodes are held ready."""
+
+    def validate(self) -> ValidationResult:
+        """Check every field; errors name the field, the rule and the value."""
+        result = ValidationResult()
+
+        _require_at_least(result, self, 1, "episodes_per_source", "num_workers", "num_prefetch")
+        _require_at_least(result, self, 1, "sample_rate")
+
+        if self.sources_per_step is not None:
+            _require_at_least(result, self, 1, "sources_per_step")
+
+        for name in ("audio_seconds_per_update", "min_audio_s", "max_audio_s"):
+            if not getattr(self, name) > 0.0:
+                result.add_error(
+                    f"`{name}` must be greater than 0, but is {getattr(self, name)} instead."
+                )
+
+        for name in ("sampling_alpha", "max_bad_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                result.add_error(
+                    f"`{name}` must be within [0, 1], but is {getattr(self, name)} instead."
+                )
+
+        if self.max_audio_s < self.min_audio_s:
+            result.add_error(
+                f"`max_audio_s` must be at least `min_audio_s` ({self.min_audio_s}), but is "
+                f"{self.max_audio_s} instead."
+            )
+
+        return result
+
+
+@dataclass(kw_only=True)
+class ValidationSection(Validatable):
+    """What is measured on the validation split of every source, besides the loss at theta."""
+
+    num_adaptation_steps: int = 0
+    """Gradient steps on training batches of the source before a second measurement. 0 measures at theta only."""
+
+    adaptation_lr: float = 0.03
+    """The step size of those steps, greater than 0."""
+
+    audio_seconds_per_batch: float = 30.0
+    """Seconds of audio of a validation batch, and of a batch that is adapted on."""
+
+    max_num_batches: int | None = None
+    """At most so many validation batches per source; ``null`` for all."""
+
+    stop_on_collapse: bool = False
+    """Whether the run stops when the collapse detector sees something."""
+
+    def validate(self) -> ValidationResult:
+        """Check every field; errors name the field, the rule and the value."""
+        result = ValidationResult()
+
+        _require_at_least(result, self, 0, "num_adaptation_steps")
+
+        for name in ("adaptation_lr", "audio_seconds_per_batch"):
+            if not getattr(self, name) > 0.0:
+                result.add_error(
+                    f"`{name}` must be greater than 0, but is {getattr(self, name)} instead."
+                )
+
+        if self.max_num_batches is not None:
+            _require_at_least(result, self, 1, "max_num_batches")
+
+        return result
+
+
+@dataclass(kw_only=True)
+class PretrainConfig:
+    """A pre-training run. Losses and schedules default to those of wav2vec 2.0 base (arXiv 2006.11477)."""
+
+    model: ModelSection = field(
+        default_factory=lambda: ModelSection(family="wav2vec2", arch="base")
+    )
+
+    dataset: SourcesSection = field(default_factory=SourcesSection)
+
+    equilibrium: EquilibriumSection | None = field(default_factory=EquilibriumSection)
+
+    loss: LossSection = field(default_factory=LossSection)
+
+    validation: ValidationSection = field(default_factory=ValidationSection)
+
+    gang: GangSection = field(default_factory=GangSection)
+
+    trainer: TrainerSection = field(
+        default_factory=lambda: TrainerSection(
+            mixed_precision=MixedPrecisionConfig(mode="off", dtype=torch.bfloat16)
+        )
+    )
+
+    optimizer: OptimizerSection = field(
+        default_factory=lambda: OptimizerSection(
+            name=ADAMW_OPTIMIZER,
+            config=AdamWConfig(lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01),
+        )
+    )
+
+    lr_scheduler: LRSchedulerSection | None = field(
+        default_factory=lambda: LRSchedulerSection(
+            name=POLYNOMIAL_DECAY_LR, config=PolynomialDecayLRConfig(num_warmup_steps=32_000)
+        )
+    )
+
+    regime: RegimeSection = field(
+        default_factory=lambda: RegimeSection(
+            num_steps=400_000,
+            validate_every_n_steps=5_000,
+            checkpoint_every_n_steps=25_000,
+            publish_metrics_every_n_steps=200,
+        )
+    )
+
+    common: CommonSection = field(default_factory=lambda: CommonSection(no_sweep_dir=True))
+
+
+def _require_at_least(result: ValidationResult, section: object, bound: int, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value < bound:
+            result.add_error(
+                f"`{name}` must be greater than or equal to {bound}, but is {value} instead."
+            )

@@ -1,0 +1,167 @@
+"""One episode: adapt to a source, and return the loss whose ``backward()`` is its outer gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast, final
+
+import torch
+from fairseq2.datasets import SequenceBatch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import Module
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from eqssl_speech.criteria.base import Criterion, CriterionOutput
+from eqssl_speech.data.episodes import Episode
+from eqssl_speech.equilibrium import (
+    EquilibriumOptimizer,
+    NonFiniteError,
+    OuterWeights,
+    attach_gradient,
+    outer_gradient,
+)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What an episode gives."""
+
+    loss: Tensor
+    """A scalar whose ``backward()`` accumulates the episode's outer gradient."""
+
+    first: CriterionOutput
+    """Of the first batch, at theta."""
+
+    last: CriterionOutput
+    """Of the last batch, at phi^K. The same as ``first`` where K = 0."""
+
+    inner_grad_norms: Tensor | None
+    """Of the gradients at phi^0 .. phi^{K-1}. *Shape:* ``(K,)``."""
+
+
+@final
+class EpisodeLoss:
+    """Computes the outer loss of episodes, conventional (K = 0), first-order or exact."""
+
+    def __init__(
+        self,
+        model: Module,
+        module: Module,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        *,
+        order: Literal["first", "exact"] = "first",
+        outer_weights: OuterWeights = "last",
+    ) -> None:
+        """
+        :param model: The model that the trainer's backward goes through: ``module`` or a distributed wrapper of it.
+        :param module: The base module; inner steps use it, so that nothing is sent.
+        :param criterion: The loss.
+        :param optimizer: The trainer's optimizer; adapts if it is an :class:`EquilibriumOptimizer`.
+        :param order: Whether inner steps are differentiated through.
+        :param outer_weights: For ``exact``; ``first`` has those of the optimizer.
+        """
+        self._model = model
+        self._module = module
+        self._criterion = criterion
+        self._optimizer = optimizer if isinstance(optimizer, EquilibriumOptimizer) else None
+        self._order = order
+        self._outer_weights = outer_weights
+
+    def __call__(self, episode: Episode) -> EpisodeResult:
+        """Compute the loss of an episode.
+
+        :raises NonFiniteError: If a loss or a gradient is not finite; the parameters are theta then.
+        """
+        num_inner_steps = 0 if self._optimizer is None else self._optimizer.num_inner_steps
+
+        if num_inner_steps == 0:
+            result = self._plain(episode.batches[-1])
+        elif self._order == "first":
+            result = self._first_order(episode)
+        else:
+            result = self._exact(episode)
+
+        if not bool(torch.isfinite(result.last.loss.detach())):
+            if self._optimizer is not None:
+                self._optimizer.restore()
+
+            raise NonFiniteError(num_inner_steps, "loss")
+
+        return result
+
+    def nothing(self, episode: Episode) -> Tensor:
+        """Return a loss that adds zero to every gradient, and takes part in whatever the other ranks do."""
+        self._criterion(self._model, episode.batches[-1])
+
+        return self._zero()
+
+    def _plain(self, batch: SequenceBatch) -> EpisodeResult:
+        output = self._criterion(self._model, batch)
+
+        return EpisodeResult(output.loss, output, output, None)
+
+    def _first_order(self, episode: Episode) -> EpisodeResult:
+        assert self._optimizer is not None
+
+        outputs: list[CriterionOutput] = []
+
+        trace = self._optimizer.adapt(
+            [partial(self._inner_loss, batch, outputs) for batch in episode.batches[:-1]]
+        )
+
+        last = self._criterion(self._model, episode.batches[-1])
+
+        return EpisodeResult(
+            self._optimizer.outer_loss(last.loss), outputs[0], last, trace.grad_norms
+        )
+
+    def _inner_loss(self, batch: SequenceBatch, outputs: list[CriterionOutput]) -> Tensor:
+        outputs.append(self._criterion(self._module, batch))
+
+        return outputs[-1].loss
+
+    def _exact(self, episode: Episode) -> EpisodeResult:
+        assert self._optimizer is not None
+
+        outputs: list[CriterionOutput] = []
+        params = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
+
+        def loss_fn(batch: SequenceBatch, phi: dict[str, Tensor]) -> Tensor:
+            def model(*args: Any, **kwargs: Any) -> Any:
+                return functional_call(self._module, phi, args, kwargs)
+
+            outputs.append(self._criterion(cast(Module, model), batch))
+
+            return outputs[-1].loss
+
+        # The fused attention kernels have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            grads = outer_gradient(
+                [partial(loss_fn, batch) for batch in episode.batches],
+                params,
+                num_inner_steps=self._optimizer.num_inner_steps,
+                inner_lr=self._optimizer.inner_loop.inner_lr,
+                order="exact",
+                outer_weights=self._outer_weights,
+            )
+
+        if self._model is not self._module:
+            # A distributed wrapper reduces gradients only after a forward pass of its own.
+            self._criterion(self._model, episode.batches[-1])
+
+        loss = attach_gradient(self._zero(), 0.0, list(params.values()), list(grads.values()))
+
+        return EpisodeResult(loss, outputs[0], outputs[-1], None)
+
+    def _zero(self) -> Tensor:
+        params = [p for p in self._module.parameters() if p.requires_grad]
+
+        return attach_gradient(
+            params[0].new_zeros((), requires_grad=True), 1.0, params, [torch.zeros_like(p) for p in params]
+        )
+
+

@@ -1,0 +1,81 @@
+"""The optimizer component ``equilibrium`` and how a run comes to have it."""
+
+from __future__ import annotations
+
+from fairseq2.recipe.component import ComponentManager
+from fairseq2.recipe.config import OptimizerSection
+from fairseq2.runtime.dependency import DependencyResolver
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from eqssl_speech.equilibrium import EquilibriumOptimizer
+from eqssl_speech.error import InputError
+from eqssl_speech.tasks.pretrain.config import (
+    EquilibriumOptimizerConfig,
+    EquilibriumSection,
+    PretrainConfig,
+)
+
+EQUILIBRIUM_OPTIMIZER = "equilibrium"
+"""The name of the optimizer component."""
+
+
+def create_equilibrium_optimizer(
+    resolver: DependencyResolver, config: EquilibriumOptimizerConfig
+) -> EquilibriumOptimizer:
+    """Create the optimizer component ``equilibrium`` around the base that its configuration names."""
+    return wrap_optimizer(resolver, _create(resolver, config.base), config)
+
+
+def wrap_optimizer(
+    resolver: DependencyResolver, base: Optimizer, section: EquilibriumSection
+) -> EquilibriumOptimizer:
+    """Wrap an optimizer as an equilibrium section asks for."""
+    return EquilibriumOptimizer(
+        base,
+        num_inner_steps=section.num_inner_steps,
+        inner_lr=section.inner_lr,
+        inner_max_grad_norm=section.inner_max_grad_norm,
+        normalize_inner_grad=section.normalize_inner_grad,
+        precondition=section.precondition,
+        outer_weights=section.outer_weights,  # type: ignore[arg-type]
+        start_after_num_steps=section.start_after_num_steps,
+        num_inner_warmup_steps=section.num_inner_warmup_steps,
+        buffers=resolver.resolve(Module).buffers(),
+    )
+
+
+def create_optimizer(resolver: DependencyResolver, config: PretrainConfig) -> Optimizer:
+    """Create the optimizer of a pre-training run, wrapped if its equilibrium section is on."""
+    optimizer = _create(resolver, config.optimizer)
+
+    section = config.equilibrium
+    if section is None or config.optimizer.name == EQUILIBRIUM_OPTIMIZER:
+        return optimizer
+
+    return wrap_optimizer(resolver, optimizer, section)
+
+
+def get_equilibrium_section(config: PretrainConfig) -> EquilibriumSection | None:
+    """Return the settings of the method, from the section or from the optimizer component; ``None`` if it is off.
+
+    :raises InputError: If both are given.
+    """
+    if config.optimizer.name != EQUILIBRIUM_OPTIMIZER:
+        return config.equilibrium
+
+    if config.equilibrium is not None:
+        raise InputError(
+            "Both the section `equilibrium` and the optimizer `equilibrium` are set: set `equilibrium` to null, or "
+            "`optimizer.name` to the base optimizer."
+        )
+
+    assert isinstance(config.optimizer.config, EquilibriumOptimizerConfig)
+
+    return config.optimizer.config
+
+
+def _create(resolver: DependencyResolver, section: OptimizerSection) -> Optimizer:
+    manager = resolver.resolve(ComponentManager)
+
+    return manager.create_component(Optimizer, section.name, section.config)  # type: ignore[type-abstract]

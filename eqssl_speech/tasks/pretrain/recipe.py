@@ -1,0 +1,251 @@
+"""The pre-training recipe: what fairseq2's command line runs."""
+
+from __future__ import annotations
+
+from typing import final
+
+from fairseq2.logging import log
+from fairseq2.metrics.recorders import MetricDescriptor
+from fairseq2.models.wav2vec2 import Wav2Vec2Model
+from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.recipe.cli import register_cli_error
+from fairseq2.recipe.internal.model import _ModelHolder
+from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
+from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
+from fairseq2.task import Task
+from fairseq2.trainer import Trainer
+from torch.nn import Module
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from eqssl_speech.criteria.wav2vec2 import Wav2Vec2Criterion
+from eqssl_speech.data.loading import BatchLoader, LoadFailure
+from eqssl_speech.equilibrium import GradientSketch, InnerLoop
+from eqssl_speech.error import InputError
+from eqssl_speech.host import override_provider
+from eqssl_speech.models.wav2vec2 import expects_normalized_audio, prepare_model
+from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
+from eqssl_speech.tasks.pretrain.config import PretrainConfig
+from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
+from eqssl_speech.tasks.pretrain.metrics import METRIC_DESCRIPTORS
+from eqssl_speech.tasks.pretrain.optimizer import create_optimizer, get_equilibrium_section
+from eqssl_speech.tasks.pretrain.preflight import CheckedOutputDirectoryCreator
+from eqssl_speech.tasks.pretrain.sources import (
+    MIXED,
+    CheckedSources,
+    audio_format,
+    check_sources,
+    create_planner,
+    create_train_reader,
+    create_valid_reader,
+)
+from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
+from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
+
+
+@final
+class PretrainRecipe(Recipe):
+    """Pre-trains on many data sources, conventionally or under equilibrium constraints."""
+
+    @override
+    def register(self, container: DependencyContainer) -> None:
+        register_cli_error(container, InputError, _handle_input_error)
+
+        for descriptor in METRIC_DESCRIPTORS:
+            container.collection.register_instance(MetricDescriptor, descriptor)
+
+        def check(resolver: DependencyResolver) -> CheckedSources:
+            return check_sources(_get_config(resolver).dataset)
+
+        container.register(CheckedSources, check, singleton=True)
+
+        def create_directory_creator(resolver: DependencyResolver) -> CheckedOutputDirectoryCreator:
+            return CheckedOutputDirectoryCreator(resolver, _get_config(resolver))
+
+        override_provider(container, _OutputDirectoryCreator, create_directory_creator, singleton=True)
+
+        def create(resolver: DependencyResolver) -> Optimizer:
+            return create_optimizer(resolver, _get_config(resolver))
+
+        override_provider(container, Optimizer, create, singleton=True)
+
+    @override
+    def setup_model(
+        self, context: RecipeContext, model: Module, newly_initialized: bool
+    ) -> Module:
+        return prepare_model(model)
+
+    @override
+    def create_task(self, context: RecipeContext) -> Task:
+        return _Wiring(context).create_trainer()
+
+    @property
+    @override
+    def config_kls(self) -> type[object]:
+        return PretrainConfig
+
+
+@final
+class _Wiring:
+    """Puts the parts of a run together."""
+
+    def __init__(self, context: RecipeContext) -> None:
+        self._context = context
+        self._config = context.get_config_as(PretrainConfig)
+        self._section = get_equilibrium_section(self._config)
+        self._sources = context.resolver.resolve(CheckedSources)
+
+        # The model comes first: it draws from the random state that the host has just seeded.
+        self._dp_model = context.get_data_parallel_model()
+        self._module = context.get_model_as(Wav2Vec2Model)
+        self._optimizer = context.get_optimizer()
+
+        self._criterion = Wav2Vec2Criterion(self._module, self._config.loss)
+
+        model_config = context.resolver.resolve(_ModelHolder, key="model").config
+
+        self._loader = BatchLoader(
+            audio_format(self._config.dataset),
+            normalize=expects_normalized_audio(model_config),  # type: ignore[arg-type]
+            on_failure=_warn_of_failure,
+        )
+
+    def create_trainer(self) -> Trainer:
+        config, gangs = self._config, self._context.gangs
+
+        planner, layout, streams = create_planner(
+            config,
+            self._sources.train,
+            num_inner_steps=0 if self._section is None else self._section.num_inner_steps,
+            num_replicas=gangs.dp.size,
+            replica=gangs.dp.rank,
+        )
+
+        self._log_sources(planner.shares)
+
+        log.info("An update has {} episode(s) of {} batch(es) over {} replica(s), {:.2f} s of audio a batch.", planner.num_episodes * gangs.dp.size, layout.num_batches, gangs.dp.size, planner.batch_num_samples / config.dataset.sample_rate)  # fmt: skip
+
+        reader = create_train_reader(config, planner, streams, self._loader)
+
+        validation_round = ValidationRound(
+            [u.source_name for u in self._sources.valid],
+            self._context.metric_recorder,
+            stop_on_collapse=config.validation.stop_on_collapse,
+        )
+
+        valid_readers = [
+            create_valid_reader(
+                config, train, valid, self._loader, rank=gangs.dp.rank, num_ranks=gangs.dp.size
+            )
+            for train, valid in zip(self._sources.train, self._sources.valid)
+        ]
+
+        return self._context.create_trainer(
+            self._create_train_unit([u.source_name for u in streams]),
+            reader,
+            [self._create_valid_unit(u.source_name, validation_round) for u in self._sources.valid],
+            valid_readers,
+        )
+
+    def _create_train_unit(self, source_names: list[str]) -> PretrainUnit:
+        section, dataset = self._section, self._config.dataset
+
+        episode_loss = EpisodeLoss(
+            self._dp_model,
+            self._module,
+            self._criterion,
+            self._optimizer,
+            order="first" if section is None else section.order,
+            outer_weights="last" if section is None else section.outer_weights,  # type: ignore[arg-type]
+        )
+
+        sketch = None
+        if len(source_names) > 1:
+            sketch = GradientSketch([p for p in self._module.parameters() if p.requires_grad])
+
+        return PretrainUnit(
+            episode_loss,
+            self._criterion,
+            self._optimizer,
+            source_names,
+            self._context.metric_recorder,
+            sample_rate=dataset.sample_rate,
+            proportional=dataset.source_weighting == "proportional",
+            max_num_non_finite=10 if section is None else section.max_num_non_finite,
+            sketch=sketch,
+        )
+
+    def _create_valid_unit(
+        self, source_name: str, validation_round: ValidationRound
+    ) -> PretrainEvalUnit:
+        section = self._config.validation
+
+        loop = None
+        if section.num_adaptation_steps > 0:
+            loop = InnerLoop(
+                num_inner_steps=section.num_adaptation_steps, inner_lr=section.adaptation_lr
+            )
+
+        return PretrainEvalUnit(source_name, self._module, self._criterion, loop, validation_round)
+
+    def _log_sources(self, shares: tuple[float, ...]) -> None:
+        if self._context.gangs.root.rank != 0:
+            return
+
+        rows = list_sources(self._config, self._sources, shares)
+
+        log.info("Data sources:\n{}", render_sources(rows))
+
+        write_source_rows(self._context.output_dir, rows)
+
+        for report in self._sources.reports:
+            for bad in report.bad:
+                log.warning("Left out ({}): {}", bad.reason, bad.message)
+
+
+def list_sources(
+    config: PretrainConfig, sources: CheckedSources, shares: tuple[float, ...]
+) -> list[SourceRow]:
+    """Describe the sources of a run and how often it will go through each."""
+    hours = [u.num_samples / config.dataset.sample_rate / 3600 for u in sources.train]
+
+    if config.dataset.regime == MIXED:
+        weights = [h**config.dataset.sampling_alpha for h in hours]
+        shares = tuple(w / sum(weights) for w in weights)
+
+    trained_hours = (config.regime.num_steps or 0) * config.dataset.audio_seconds_per_update / 3600
+
+    rows = []
+
+    for source, utterances, duration, share in zip(
+        sources.corpus.sources, sources.train, hours, shares
+    ):
+        rows.append(
+            SourceRow(
+                name=source.name,
+                language=source.language,
+                domain=source.domain,
+                licence=source.licence,
+                hours=duration,
+                utterances=len(utterances.lengths),
+                num_bad=sum(r.num_bad for r in sources.reports if r.source == source.name),
+                share=share,
+                expected_passes=share * trained_hours / duration,
+            )
+        )
+
+    return rows
+
+
+def _get_config(resolver: DependencyResolver) -> PretrainConfig:
+    return RecipeContext(resolver).get_config_as(PretrainConfig)
+
+
+def _warn_of_failure(failure: LoadFailure) -> None:
+    log.warning("Source {}: a recording is left out from now on: {}", failure.source_name, failure.message)  # fmt: skip
+
+
+def _handle_input_error(ex: InputError) -> int:
+    log.error(str(ex))
+
+    return 2

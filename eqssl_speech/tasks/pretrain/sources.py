@@ -1,0 +1,255 @@
+"""Everything that is settled about the data before anything is written or trained."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from eqssl_speech.data.audio import AudioFormat
+from eqssl_speech.data.batching import BatchSize, BatchStream, plan_validation
+from eqssl_speech.data.check import SourceReport, check_split, require_usable
+from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
+from eqssl_speech.data.episodes import (
+    EpisodeLayout,
+    EpisodePlan,
+    EpisodePlanner,
+    fit_episodes_per_source,
+)
+from eqssl_speech.data.loading import BatchLoader, Utterances, list_utterances
+from eqssl_speech.data.readers import EpisodeReader, ValidationReader
+from eqssl_speech.data.schedule import SourceSchedule
+from eqssl_speech.error import InputError
+from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection
+
+MIXED: Final = "mixed"
+"""The name under which batches of all sources are trained and logged."""
+
+
+@dataclass(frozen=True)
+class CheckedSources:
+    """The sources of a run, whose files have been looked at."""
+
+    corpus: Corpus
+    train: tuple[Utterances, ...]
+    valid: tuple[Utterances, ...]
+    reports: tuple[SourceReport, ...]
+    """Of the training and the validation split of each source in turn."""
+
+
+def check_sources(section: SourcesSection) -> CheckedSources:
+    """Look at the header of every recording of the configured sources.
+
+    :raises InputError: If a source cannot be trained on.
+    """
+    if section.corpus is None:
+        raise InputError(
+            "`dataset.corpus` is not set: add `--config dataset.corpus=DIR`, where DIR holds one folder of "
+            "manifests per source (`eqssl prepare` makes one)."
+        )
+
+    corpus = select_sources(load_corpus(section.corpus), section.sources)
+
+    reports: list[SourceReport] = []
+    splits: dict[str, list[Utterances]] = {"train": [], "valid": []}
+
+    for source in corpus.sources:
+        for split, all_utterances in splits.items():
+            utterances, report = _check_split(source, split, section)
+
+            all_utterances.append(utterances)
+            reports.append(report)
+
+    return CheckedSources(corpus, tuple(splits["train"]), tuple(splits["valid"]), tuple(reports))
+
+
+def _check_split(
+    source: DataSource, split: str, section: SourcesSection
+) -> tuple[Utterances, SourceReport]:
+    manifest, report = check_split(
+        source,
+        split,
+        audio_format(section),
+        min_duration_s=section.min_audio_s,
+        full=False,
+        num_workers=max(4, section.num_workers),
+        on_progress=None,
+    )
+
+    require_usable(report, section.max_bad_share)
+
+    return list_utterances(source, manifest, report.good, report.num_samples), report
+
+
+def audio_format(section: SourcesSection) -> AudioFormat:
+    """Return the audio format that the configuration asks for."""
+    return AudioFormat(
+        sample_rate=section.sample_rate, resample=section.resample, downmix=section.downmix
+    )
+
+
+def create_planner(
+    config: PretrainConfig,
+    train: Sequence[Utterances],
+    *,
+    num_inner_steps: int,
+    num_replicas: int = 1,
+    replica: int = 0,
+    replica_size: int = 1,
+    rank_in_replica: int = 0,
+) -> tuple[EpisodePlanner, EpisodeLayout, list[Utterances]]:
+    """Plan the episodes of a run on one rank.
+
+    :returns: The planner, how episodes are dealt out, and the utterances of each of its streams.
+    :raises InputError: If the budget of audio does not fit the sources.
+    """
+    section = config.dataset
+    streams_utterances = list(train)
+    episodes_per_source = section.episodes_per_source
+    weights: list[np.ndarray | None] = [None] * len(train)
+
+    if section.regime == MIXED:
+        # As many batches as `per_source` has, so that an update costs the same.
+        num_sources = section.sources_per_step or len(train)
+        episodes_per_source *= num_sources
+        streams_utterances = [Utterances.join(MIXED, train)]
+        weights = [_mixture(train, section.sampling_alpha)]
+        schedule = SourceSchedule([1.0], num_per_step=None, alpha=1.0, seed=config.common.seed)
+    else:
+        schedule = SourceSchedule(
+            [u.num_samples / section.sample_rate for u in train],
+            num_per_step=section.sources_per_step,
+            alpha=section.sampling_alpha,
+            seed=config.common.seed,
+        )
+
+    num_sources = schedule.num_sources_per_step
+
+    layout = EpisodeLayout(
+        num_batches=num_inner_steps + 1,
+        episodes_per_source=fit_episodes_per_source(num_sources, episodes_per_source, num_replicas),
+        num_replicas=num_replicas,
+        replica=replica,
+        replica_size=replica_size,
+        rank_in_replica=rank_in_replica,
+    )
+
+    size = _batch_size(section, layout.batches_per_step(num_sources))
+
+    streams = [
+        _create_stream(utterances, size, config.common.seed, section.sample_rate, w)
+        for utterances, w in zip(streams_utterances, weights)
+    ]
+
+    return EpisodePlanner(streams, schedule, layout), layout, streams_utterances
+
+
+def _mixture(train: Sequence[Utterances], alpha: float) -> np.ndarray | None:
+    if alpha == 1.0:
+        return None
+
+    shares = np.array([u.num_samples for u in train], dtype=np.float64) ** alpha
+
+    # An utterance is drawn so often that its source gets its share of the audio.
+    return np.concatenate(
+        [np.full(len(u.lengths), share / u.num_samples) for u, share in zip(train, shares)]
+    )
+
+
+def _batch_size(section: SourcesSection, batches_per_step: int) -> BatchSize:
+    batch_s = section.audio_seconds_per_update / batches_per_step
+
+    if batch_s < section.min_audio_s:
+        least = section.min_audio_s * batches_per_step
+
+        raise InputError(
+            f"`dataset.audio_seconds_per_update` is {section.audio_seconds_per_update:g}, which its {batches_per_step} "
+            f"batches share, less than `dataset.min_audio_s` ({section.min_audio_s:g} s) each; set it to {least:g} or more."
+        )
+
+    return BatchSize(
+        num_samples=int(batch_s * section.sample_rate),
+        max_num_samples=int(section.max_audio_s * section.sample_rate),
+    )
+
+
+def _create_stream(
+    utterances: Utterances,
+    size: BatchSize,
+    seed: int,
+    sample_rate: int,
+    weights: np.ndarray | None = None,
+) -> BatchStream:
+    # A source keeps its order whichever other sources there are.
+    key = zlib.crc32(utterances.source_name.encode())
+
+    try:
+        return BatchStream(utterances.lengths, size, seed=seed, key=key, weights=weights)
+    except ValueError:
+        raise InputError(
+            f"{utterances.source_name}: its {utterances.num_samples / sample_rate:.1f} s of training audio do not fill "
+            f"one batch of {size.num_samples / sample_rate:.1f} s; lower `dataset.audio_seconds_per_update`, or "
+            "leave the source out of `dataset.sources`."
+        ) from None
+
+
+def create_train_reader(
+    config: PretrainConfig,
+    planner: EpisodePlanner,
+    streams_utterances: Sequence[Utterances],
+    loader: BatchLoader,
+) -> EpisodeReader:
+    """Create the reader of the training episodes."""
+    section = config.dataset
+
+    return EpisodeReader(
+        planner,
+        streams_utterances,
+        loader,
+        num_workers=section.num_workers,
+        num_prefetch=section.num_prefetch,
+    )
+
+
+def create_valid_reader(
+    config: PretrainConfig,
+    train: Utterances,
+    valid: Utterances,
+    loader: BatchLoader,
+    *,
+    rank: int,
+    num_ranks: int,
+) -> ValidationReader:
+    """Create the reader of a source's validation episodes; ranks share them out.
+
+    The batches to adapt on are the same in each validation, whatever the seed of the run.
+    """
+    section = config.validation
+    rate = config.dataset.sample_rate
+
+    # A small source is adapted on all that it has.
+    num_samples = min(int(section.audio_seconds_per_batch * rate), train.num_samples // 4)
+
+    size = BatchSize(
+        num_samples=int(section.audio_seconds_per_batch * rate),
+        max_num_samples=int(config.dataset.max_audio_s * rate),
+    )
+
+    batches = plan_validation(valid.lengths, size)[: section.max_num_batches]
+    plans = []
+
+    if section.num_adaptation_steps > 0:
+        adapt_size = BatchSize(num_samples=num_samples, max_num_samples=size.max_num_samples)
+        stream = _create_stream(train, adapt_size, 0, rate)
+
+    for batch in batches:
+        adapt = tuple(next(stream) for _ in range(section.num_adaptation_steps))
+
+        plans.append((EpisodePlan(0, adapt), EpisodePlan(0, (batch,))))
+
+    return ValidationReader(
+        plans[rank::num_ranks], train, valid, loader, num_workers=config.dataset.num_workers
+    )

@@ -1,0 +1,191 @@
+"""The unit of the host's trainer: an episode's loss, and what is counted and watched on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping, Sequence
+from typing import final
+
+import torch
+from fairseq2.logging import log
+from fairseq2.metrics import Mean, MetricBag, Sum
+from fairseq2.metrics.recorders import MetricRecorder
+from fairseq2.recipe.error import RecipeError
+from fairseq2.trainer import TrainUnit
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from eqssl_speech.criteria.base import Criterion
+from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
+from eqssl_speech.data.episodes import Episode
+from eqssl_speech.equilibrium import EquilibriumOptimizer, GradientSketch, NonFiniteError
+from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss, EpisodeResult
+
+
+class TrainingDivergedError(RecipeError):
+    """Raised when too many episodes in a row had numbers that are not finite."""
+
+
+@final
+class PretrainUnit(TrainUnit[Episode]):
+    """Computes the outer losses of episodes and the metrics of every source."""
+
+    def __init__(
+        self,
+        episode_loss: EpisodeLoss,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        source_names: Sequence[str],
+        recorder: MetricRecorder,
+        *,
+        sample_rate: int,
+        proportional: bool = False,
+        max_num_non_finite: int = 10,
+        sketch: GradientSketch | None = None,
+    ) -> None:
+        """
+        :param episode_loss: Computes the loss.
+        :param criterion: Is told the number of the step.
+        :param optimizer: Is told the number of the step too, if it adapts.
+        :param source_names: The data sources (or ``mixed``).
+        :param recorder: Gets the values of each source on a line of their own.
+        :param sample_rate: Of the audio, in Hz.
+        :param proportional: Weigh episodes by their number of targets instead of alike.
+        :param max_num_non_finite: The run stops after so many non-finite episodes in a row.
+        :param sketch: If given, measures how much the sources' outer gradients agree.
+        """
+        self._episode_loss = episode_loss
+        self._criterion = criterion
+        self._optimizer = optimizer if isinstance(optimizer, EquilibriumOptimizer) else None
+        self._source_names = source_names
+        self._recorder = recorder
+        self._sample_rate = sample_rate
+        self._proportional = proportional
+        self._max_num_non_finite = max_num_non_finite
+        self._sketch = sketch
+
+        self._step_nr = 0
+        self._sketched_step_nr = 0
+        self._num_steps = 0
+        self._num_non_finite_in_a_row = 0
+        self._published_at = time.monotonic()
+        self._sources: dict[str, SourceMetrics] = {}
+
+    @override
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        for name in self._source_names:
+            SourceMetrics(metric_bag, name).add(self._criterion.num_codes)
+
+        metric_bag.add("audio_seconds", Sum())
+        metric_bag.add("total_audio_seconds", Sum())
+
+        if self._optimizer is not None and self._optimizer.num_inner_steps > 0:
+            metric_bag.add("inner_grad_norm", Mean())
+            metric_bag.add("inner_lr", Mean())
+
+        if self._sketch is not None:
+            metric_bag.add("source_grad_cosine", Mean())
+
+    @override
+    def set_step_nr(self, step_nr: int) -> None:
+        self._step_nr = step_nr
+        self._num_steps += 1
+
+        self._criterion.set_step_nr(step_nr)
+
+        if self._optimizer is not None:
+            self._optimizer.set_step_nr(step_nr)
+
+    @override
+    def process_batch(
+        self, batch: Episode, metric_bag: MetricBag
+    ) -> tuple[Tensor, int | None]:
+        metrics = SourceMetrics(metric_bag, batch.source_name)
+
+        self._update_cosine(metric_bag)
+
+        try:
+            result = self._episode_loss(batch)
+        except NonFiniteError as ex:
+            self._count_non_finite(batch, ex)
+
+            metrics.count_non_finite()
+
+            return self._episode_loss.nothing(batch), 0 if self._proportional else None
+
+        self._num_non_finite_in_a_row = 0
+
+        self._update_metrics(batch, result, metrics, metric_bag)
+
+        loss, num_targets = result.loss, result.last.num_targets
+
+        if self._proportional:
+            loss = loss * num_targets
+
+        if self._sketch is not None:
+            self._sketch.watch(batch.source_name, loss)
+
+        return loss, num_targets if self._proportional else None
+
+    def _update_cosine(self, metric_bag: MetricBag) -> None:
+        # Of the outer step before this one: only now are all its backward passes done.
+        if self._sketch is None or self._sketched_step_nr == self._step_nr:
+            return
+
+        cosine = self._sketch.mean_cosine()
+        if cosine is not None:
+            metric_bag.get("source_grad_cosine", Mean).update(cosine)
+
+        self._sketched_step_nr = self._step_nr
+
+    @torch.inference_mode()
+    def _update_metrics(
+        self, episode: Episode, result: EpisodeResult, metrics: SourceMetrics, metric_bag: MetricBag
+    ) -> None:
+        metrics.update_plain(result.first)
+        metrics.update_adapted(result.last)
+
+        duration_s = episode.num_samples / self._sample_rate
+
+        metrics.update_audio(episode.num_utterances, duration_s)
+        metric_bag.get("audio_seconds", Sum).update(duration_s)
+        metric_bag.get("total_audio_seconds", Sum).update(duration_s)
+
+        if result.inner_grad_norms is not None:
+            assert self._optimizer is not None
+
+            metric_bag.get("inner_grad_norm", Mean).update(result.inner_grad_norms.mean())
+            metric_bag.get("inner_lr", Mean).update(self._optimizer.current_inner_lr)
+
+    def _count_non_finite(self, episode: Episode, ex: NonFiniteError) -> None:
+        self._num_non_finite_in_a_row += 1
+
+        log.warning("Source {}: the {} of inner step {} is not finite at step {}; the episode contributes nothing.", episode.source_name, ex.what, ex.inner_step, self._step_nr)  # fmt: skip
+
+        if self._num_non_finite_in_a_row >= self._max_num_non_finite:
+            raise TrainingDivergedError(
+                f"{self._num_non_finite_in_a_row} episodes in a row had a loss or gradient that is not finite, the last one "
+                f"of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: lower "
+                "`equilibrium.inner_lr` or the learning rate and resume from the last checkpoint."
+            )
+
+    @override
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        rows = split_by_source(values, self._source_names)
+
+        for name in ("plain_loss", "adapted_loss", "adaptation_gain", "accuracy"):
+            average = macro_average(rows, name)
+            if average is not None:
+                values[name] = average
+
+        now = time.monotonic()
+        audio_seconds = float(values.pop("audio_seconds"))  # type: ignore[arg-type]
+
+        values["audio_seconds_per_update"] = audio_seconds / max(self._num_steps, 1)
+        values["audio_seconds_per_second"] = audio_seconds / max(now - self._published_at, 1e-9)
+
+        self._num_steps, self._published_at = 0, now
+
+        for name, row in rows.items():
+            self._recorder.record_metric_values(f"train/{name}", row, self._step_nr)

@@ -1,0 +1,203 @@
+"""Validation of one source: the loss at theta, and after adaptation steps on the source's training batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping, Sequence
+from functools import partial
+from typing import final
+
+import torch
+from fairseq2.datasets import SequenceBatch
+from fairseq2.evaluator import EvalUnit
+from fairseq2.logging import log
+from fairseq2.metrics import MetricBag
+from fairseq2.metrics.recorders import MetricRecorder
+from fairseq2.recipe.error import RecipeError
+from torch import Tensor
+from torch.nn import Module
+from typing_extensions import override
+
+from eqssl_speech.criteria.base import Criterion, CriterionOutput
+from eqssl_speech.criteria.collapse import CollapseDetector
+from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
+from eqssl_speech.data.episodes import Episode
+from eqssl_speech.equilibrium import InnerLoop, NonFiniteError, Snapshot, descend
+
+
+class CollapseError(RecipeError):
+    """Raised when the collapse detector sees something and the configuration asks to stop then."""
+
+
+@final
+class ValidationRound:
+    """Gathers the sources of one validation; the last one completes macro average and worst source."""
+
+    def __init__(
+        self, source_names: Sequence[str], recorder: MetricRecorder, *, stop_on_collapse: bool
+    ) -> None:
+        """
+        :param source_names: The sources of a validation.
+        :param recorder: Gets the macro average, as category ``valid``.
+        :param stop_on_collapse: Whether the run ends when a collapse is seen.
+        """
+        self._source_names = source_names
+        self._recorder = recorder
+        self._stop_on_collapse = stop_on_collapse
+        self._detector = CollapseDetector()
+        self._rows: dict[str, dict[str, float]] = {}
+
+    def add(self, source_name: str, step_nr: int, row: dict[str, float]) -> None:
+        """Take the values of a source.
+
+        :raises CollapseError: If a collapse is seen and the run is to stop then.
+        """
+        self._rows[source_name] = row
+
+        warnings = self._detector.observe(
+            source_name,
+            step_nr,
+            plain_loss=row["plain_loss"],
+            chance=row["chance"],
+            adapted_loss=row.get("adapted_loss"),
+            accuracy=row.get("accuracy"),
+            code_share=row.get("code_share"),
+        )
+
+        for warning in warnings:
+            log.warning(warning.message)
+
+        if warnings and self._stop_on_collapse:
+            raise CollapseError(warnings[0].message)
+
+        if len(self._rows) == len(self._source_names):
+            self._complete(step_nr)
+
+    def _complete(self, step_nr: int) -> None:
+        values: dict[str, object] = {}
+
+        for name in ("plain_loss", "adapted_loss", "adaptation_gain", "accuracy", "code_share", "chance"):
+            average = macro_average(self._rows, name)
+            if average is not None:
+                values[name] = average
+
+        worst = max(self._rows, key=lambda name: self._rows[name]["plain_loss"])
+
+        values["worst_source"] = worst
+        values["worst_plain_loss"] = self._rows[worst]["plain_loss"]
+
+        self._recorder.record_metric_values("valid", values, step_nr)
+
+        self._rows = {}
+
+
+@final
+class PretrainEvalUnit(EvalUnit[Episode]):
+    """Measures one source. What is measured at theta and after adaptation differs in the parameters alone: the batch,
+    its masks and its distractors are the same."""
+
+    def __init__(
+        self,
+        source_name: str,
+        module: Module,
+        criterion: Criterion,
+        loop: InnerLoop | None,
+        validation_round: ValidationRound,
+    ) -> None:
+        """
+        :param source_name: The data source.
+        :param module: The base module; nothing is sent while it runs.
+        :param criterion: The loss.
+        :param loop: The adaptation, or ``None`` to measure at theta only.
+        :param validation_round: Is told the values.
+        """
+        self._source_name = source_name
+        self._module = module
+        self._criterion = criterion
+        self._loop = loop
+        self._round = validation_round
+        self._step_nr = 0
+
+    @override
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        SourceMetrics(metric_bag, self._source_name).add(self._criterion.num_codes)
+
+    @override
+    def set_train_step_nr(self, step_nr: int) -> None:
+        self._step_nr = step_nr
+
+    @override
+    def process_batch(self, batch: Episode, metric_bag: MetricBag) -> None:
+        metrics = SourceMetrics(metric_bag, self._source_name)
+        *adapt, evaluate = batch.batches
+
+        with self._fork_rng():
+            metrics.update_plain(self._criterion(self._module, evaluate))
+
+        if self._loop is not None:
+            adapted = self._evaluate_adapted(self._loop, adapt, evaluate)
+            if adapted is not None:
+                metrics.update_adapted(adapted)
+        else:
+            self._criterion(self._module, evaluate)
+
+    def _evaluate_adapted(
+        self, loop: InnerLoop, adapt: list[SequenceBatch], evaluate: SequenceBatch
+    ) -> CriterionOutput | None:
+        params = [p for p in self._module.parameters() if p.requires_grad]
+
+        # Inference tensors take no part in a backward pass; copies made outside of the mode do.
+        with torch.inference_mode(False):
+            snapshot = Snapshot([*params, *self._module.buffers()])
+            snapshot.take()
+
+            closures = [partial(self._loss, SequenceBatch(b.seqs.clone(), None)) for b in adapt]
+
+            self._module.train()
+
+            try:
+                with self._fork_rng():
+                    descend(params, closures, loop)
+
+                self._module.eval()
+
+                with torch.no_grad():
+                    return self._criterion(self._module, evaluate)
+            except NonFiniteError as ex:
+                log.warning("Source {}: the {} of adaptation step {} is not finite; the batch is left out of the adapted loss.", self._source_name, ex.what, ex.inner_step)  # fmt: skip
+
+                return None
+            finally:
+                self._module.eval()
+
+                snapshot.put_back()
+
+    def _loss(self, batch: SequenceBatch) -> Tensor:
+        return self._criterion(self._module, batch).loss
+
+    def _fork_rng(self) -> torch.random.fork_rng:  # type: ignore[name-defined]
+        device = next(self._module.parameters()).device
+
+        return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+    @override
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        row = split_by_source(values, [self._source_name])[self._source_name]
+
+        for name in ("utterances", "audio_seconds", "non_finite"):
+            row.pop(name, None)
+
+        if self._loop is None:
+            row.pop("adapted_loss", None)
+            row.pop("adaptation_gain", None)
+
+        row["chance"] = self._criterion.chance / math.log(2.0)
+
+        values.update(row)
+
+        self._round.add(self._source_name, self._step_nr, row)
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._source_name
