@@ -122,9 +122,7 @@ def check_header(
     info = probe_audio(path)
 
     if is_truncated(path):
-        raise AudioError(
-            path, "truncated", f"is cut off; its header promises more than its {_count(info)} hold"
-        )
+        raise AudioError(path, "truncated", f"is cut off after {info.num_samples} samples")
 
     _check_format(path, info, fmt)
     _check_length(path, info, entry)
@@ -314,10 +312,6 @@ def _exhausts_file(path: Path) -> bool:
             pass
 
         return raw.read(1) == b""
-
-
-def _count(info: AudioInfo) -> str:
-    return f"{info.num_samples} samples"
 
 
 def _quote(ex: Exception) -> str:
