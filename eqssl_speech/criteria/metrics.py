@@ -150,6 +150,9 @@ def split_by_source(
 
         row = {k.removeprefix("total_"): v for k, v in mine.items() if k.startswith("total_")}
 
+        if row.get("non_finite") == 0.0:
+            del row["non_finite"]
+
         if mine.get("code_perplexity", 0.0) > 0.0:
             row |= {k: v for k, v in mine.items() if not k.startswith("total_")}
             row["adaptation_gain"] = row["plain_loss"] - row["adapted_loss"]

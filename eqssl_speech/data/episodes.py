@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
 from fairseq2.datasets import SequenceBatch
 from fairseq2.device import Device, SupportsDeviceTransfer
 from typing_extensions import override
@@ -21,6 +22,9 @@ class Episode(SupportsDeviceTransfer):
 
     source_name: str
     batches: list[SequenceBatch]
+
+    seed: int = 0
+    """For the random draws of the episode (masks, distractors, dropout), whichever rank has it."""
 
     @override
     def to(self, device: Device, *, non_blocking: bool = False) -> None:
@@ -93,6 +97,8 @@ class EpisodePlan:
 
     batches: tuple[BatchPlan, ...]
 
+    seed: int = 0
+
     end_of_step: PlannerState | None = None
     """After the last episode of an outer step: where the next one begins."""
 
@@ -117,16 +123,23 @@ class EpisodePlanner:
     """
 
     def __init__(
-        self, streams: Sequence[BatchStream], schedule: SourceSchedule, layout: EpisodeLayout
+        self,
+        streams: Sequence[BatchStream],
+        schedule: SourceSchedule,
+        layout: EpisodeLayout,
+        *,
+        seed: int,
     ) -> None:
         """
         :param streams: The batches of each source.
         :param schedule: The sources of each step.
         :param layout: How episodes are dealt out.
+        :param seed: Shared by all ranks.
         """
         self._streams = streams
         self._schedule = schedule
         self._layout = layout
+        self._seed = seed
         self._step_nr = 0
         self._pending: list[EpisodePlan] = []
 
@@ -187,11 +200,16 @@ class EpisodePlanner:
             batches = self._draw(source)
 
             if number % layout.num_replicas == layout.replica:
-                plans.append(EpisodePlan(source, batches))
+                plans.append(EpisodePlan(source, batches, self._episode_seed(number)))
 
-        plans[-1] = EpisodePlan(plans[-1].stream, plans[-1].batches, self.state)
+        plans[-1] = replace(plans[-1], end_of_step=self.state)
 
         return plans
+
+    def _episode_seed(self, number: int) -> int:
+        key = [self._seed, self._step_nr, number, self._layout.rank_in_replica]
+
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _draw(self, source: int) -> tuple[BatchPlan, ...]:
         layout = self._layout

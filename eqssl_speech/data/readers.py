@@ -198,7 +198,9 @@ def load_episode(
     """
     utterances = sources[plan.stream]
 
-    return Episode(utterances.source_name, [loader.load(utterances, b) for b in plan.batches])
+    batches = [loader.load(utterances, batch) for batch in plan.batches]
+
+    return Episode(utterances.source_name, batches, plan.seed)
 
 
 def raise_cause(ex: DataPipelineError) -> NoReturn:

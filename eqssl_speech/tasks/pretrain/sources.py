@@ -144,7 +144,9 @@ def create_planner(
         for utterances, w in zip(streams_utterances, weights)
     ]
 
-    return EpisodePlanner(streams, schedule, layout), layout, streams_utterances
+    planner = EpisodePlanner(streams, schedule, layout, seed=config.common.seed)
+
+    return planner, layout, streams_utterances
 
 
 def _mixture(train: Sequence[Utterances], alpha: float) -> np.ndarray | None:

@@ -101,6 +101,9 @@ class PretrainUnit(TrainUnit[Episode]):
     def process_batch(
         self, batch: Episode, metric_bag: MetricBag
     ) -> tuple[Tensor, int | None]:
+        # Random draws belong to the episode, not to the rank: the same episodes make the same update on any number.
+        torch.manual_seed(batch.seed)
+
         metrics = SourceMetrics(metric_bag, batch.source_name)
 
         self._update_cosine(metric_bag)
