@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, gcd
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final, Literal, TypeAlias, final
 
 import numpy as np
@@ -186,18 +187,25 @@ def read_audio(
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        if path.exists():
-            raise AudioError(path, "unreadable", "is not a file")
-        raise AudioError(path, "missing", "does not exist")
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise AudioError(path, "missing", "does not exist") from None
+    except (OSError, ValueError) as ex:
+        # The value error: a null character in the name.
+        raise AudioError(path, "unreadable", f"cannot be opened ({ex})") from None
 
-    if path.stat().st_size == 0:
+    if not S_ISREG(status.st_mode):
+        raise AudioError(path, "unreadable", "is not a file")
+    if status.st_size == 0:
         raise AudioError(path, "empty", "has no bytes")
 
     try:
         stream = soundfile.SoundFile(path)
     except (OSError, RuntimeError, TypeError) as ex:
         # The type error: a file named .raw, which says nothing of its format.
+        if is_truncated(path):
+            raise AudioError(path, "truncated", f"is cut off ({_quote(ex)})") from None
         raise AudioError(path, "unreadable", f"is not audio ({_quote(ex)})") from None
 
     with stream:
@@ -208,6 +216,8 @@ def _get_info(path: Path, stream: Any) -> AudioInfo:
     info = AudioInfo(stream.samplerate, stream.channels, stream.frames)
 
     if info.num_samples <= 0:
+        if is_truncated(path):
+            raise AudioError(path, "truncated", "is cut off before its first sample")
         raise AudioError(path, "empty", "has no samples")
     if info.num_samples >= _UNKNOWN_LENGTH:
         raise AudioError(path, "unreadable", "does not say how many samples it has")
@@ -229,21 +239,19 @@ def _check_format(path: Path, info: AudioInfo, fmt: AudioFormat) -> None:
 
 
 def _check_length(path: Path, info: AudioInfo, entry: ManifestEntry) -> None:
-    if entry.is_slice:
-        stop = entry.offset + entry.num_samples
-        if stop > info.num_samples:
-            raise AudioError(
-                path,
-                "wrong length",
-                f"has {info.num_samples} samples, but the manifest asks for those "
-                f"from {entry.offset} to {stop}",
-            )
-    elif entry.num_samples != info.num_samples:
-        raise AudioError(
-            path,
-            "wrong length",
-            f"has {info.num_samples} samples, but the manifest says {entry.num_samples}",
-        )
+    stop = entry.offset + entry.num_samples
+
+    if stop == info.num_samples or (entry.is_slice and stop < info.num_samples):
+        return
+
+    if is_truncated(path):
+        raise AudioError(path, "truncated", f"is cut off after {info.num_samples} samples")
+
+    wanted = f"asks for those from {entry.offset} to {stop}" if entry.is_slice else f"says {stop}"
+
+    raise AudioError(
+        path, "wrong length", f"has {info.num_samples} samples, but the manifest {wanted}"
+    )
 
 
 def _decode(path: Path, stream: Any, start: int, num_samples: int) -> NDArray[np.float32]:

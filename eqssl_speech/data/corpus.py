@@ -127,10 +127,10 @@ def select_sources(corpus: Corpus, names: Sequence[str] | None) -> Corpus:
     for index, name in enumerate(names):
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            remedy = f"did you mean `{close[0]}`? The" if close else "the"
+            closest = f", of which `{close[0]}` is the closest" if close else ""
             raise InputError(
                 f"{corpus.directory}: the source `{name}` is unknown; "
-                f"{remedy} known ones are {_list_names(corpus)}."
+                f"the known ones are {_list_names(corpus)}{closest}."
             )
         if name in names[:index]:
             raise InputError(
