@@ -7,10 +7,12 @@ from eqssl_speech.models.wav2vec2.config import (
     register_wav2vec2_archs,
 )
 from eqssl_speech.models.wav2vec2.quantizer import StepwiseQuantizer, prepare_model
+from eqssl_speech.models.wav2vec2.second_order import make_twice_differentiable
 
 __all__ = [
     "StepwiseQuantizer",
     "expects_normalized_audio",
+    "make_twice_differentiable",
     "prepare_model",
     "register_wav2vec2_archs",
 ]

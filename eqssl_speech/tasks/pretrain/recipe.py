@@ -23,7 +23,11 @@ from eqssl_speech.data.loading import BatchLoader, LoadFailure
 from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
-from eqssl_speech.models.wav2vec2 import expects_normalized_audio, prepare_model
+from eqssl_speech.models.wav2vec2 import (
+    expects_normalized_audio,
+    make_twice_differentiable,
+    prepare_model,
+)
 from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
@@ -73,6 +77,11 @@ class PretrainRecipe(Recipe):
     def setup_model(
         self, context: RecipeContext, model: Module, newly_initialized: bool
     ) -> Module:
+        section = get_equilibrium_section(context.get_config_as(PretrainConfig))
+
+        if section is not None and section.order == "exact":
+            make_twice_differentiable(model)
+
         return prepare_model(model)
 
     @override

@@ -1,0 +1,92 @@
+"""Invariant 1 of the method: K = 0, or the section switched off, is the conventional run, to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+NUM_STEPS = 20
+
+TWENTY_STEPS = {
+    "regime.num_steps": NUM_STEPS,
+    "regime.validate_every_n_steps": NUM_STEPS,
+    "regime.checkpoint_every_n_steps": NUM_STEPS,
+    "model.config_overrides.encoder_config.dropout_p": 0.1,
+    "model.config_overrides.encoder_config.layer_drop_p": 0.1,
+}
+
+
+def assert_same(left: Any, right: Any, where: str = "") -> None:
+    assert type(left) is type(right), where
+
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+
+        for i, (a, b) in enumerate(zip(left, right)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert left == right, where
+
+
+def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain):
+    off = pretrain("off", TWENTY_STEPS | {"equilibrium": "null"})
+    zero = pretrain("zero", TWENTY_STEPS | {"equilibrium.num_inner_steps": 0})
+
+    assert off.returncode == 0, off.output
+    assert zero.returncode == 0, zero.output
+
+    for kind in ("model", "optimizer", "data_reader"):
+        assert_same(off.state(kind, NUM_STEPS), zero.state(kind, NUM_STEPS), kind)
+
+    off_trainer, zero_trainer = off.state("trainer", NUM_STEPS), zero.state("trainer", NUM_STEPS)
+
+    assert_same(off_trainer["_rng_bag"], zero_trainer["_rng_bag"], "random state")
+    assert_same(off_trainer["_lr_scheduler"], zero_trainer["_lr_scheduler"], "learning rate")
+
+    # Losses and the norms of the outer gradients, every second step.
+    names = ("Step", "plain_loss", "adapted_loss", "accuracy", "grad_norm", "source_grad_cosine")
+
+    for theirs, ours in zip(off.rows("train"), zero.rows("train"), strict=True):
+        assert [theirs[n] for n in names] == [ours[n] for n in names]
+
+    assert off.rows("valid")[-1]["plain_loss"] == zero.rows("valid")[-1]["plain_loss"]
+
+
+def test_an_inner_step_changes_the_run(pretrain):
+    """Guards the test above against comparing runs that nothing can tell apart."""
+    zero = pretrain("zero", {"equilibrium.num_inner_steps": 0})
+    one = pretrain("one", {"equilibrium.num_inner_steps": 1, "equilibrium.inner_lr": 0.1})
+
+    assert zero.rows("train")[-1]["plain_loss"] != one.rows("train")[-1]["plain_loss"]
+
+
+def test_counters_follow_outer_steps(pretrain):
+    run = pretrain("three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24})
+
+    assert run.returncode == 0, run.output
+
+    model = run.state("model", 6)
+
+    assert model["quantizer.num_updates"].item() == 6
+
+
+def test_checkpoints_of_both_kinds_have_the_same_keys(pretrain):
+    off = pretrain("off", {"equilibrium": "null"})
+    three = pretrain("three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24})
+
+    for kind in ("model", "optimizer"):
+        theirs, ours = off.state(kind, 6), three.state(kind, 6)
+
+        assert theirs.keys() == ours.keys()
+
+        if kind == "optimizer":
+            assert theirs["state"].keys() == ours["state"].keys()
+            assert theirs["param_groups"][0].keys() == ours["param_groups"][0].keys()
