@@ -236,7 +236,7 @@ def _parse_entry(where: str, line: str) -> ManifestEntry:
 
 def _parse_length(where: str, text: str) -> int:
     # `int` would take `1_000` and digits of other scripts as well.
-    if re.fullmatch(r"\s*[-+]?[0-9]+\s*", text, re.ASCII) is None:
+    if re.fullmatch(r"\s*[-+]?[0-9]+\s*", text) is None:
         raise InputError(
             f"{where}: the length must be a whole number of samples, but is `{text}` instead; "
             f"{_LAYOUT}, so correct it."

@@ -452,3 +452,16 @@ def test_opus_is_whole_until_it_is_cut(tmp_path: Path, make_speech: MakeSpeech) 
 
     cut(file, 0.7)
     assert is_truncated(file)
+
+
+def test_ogg_that_was_cut_off_between_two_pages_is_found(
+    tmp_path: Path, make_speech: MakeSpeech, write_audio: WriteAudio
+) -> None:
+    file = tmp_path / "a.ogg"
+    write_audio(file, make_speech(19, 3.0))
+    content = file.read_bytes()
+
+    file.write_bytes(content[: content.rfind(b"OggS")])
+
+    assert is_truncated(file)
+    assert 0 < probe_audio(file).num_samples < 48000

@@ -185,6 +185,15 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_write_that_fails_at_the_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").mkdir()
+
+    with pytest.raises(OSError, match=r"m\.tsv"):
+        replace_text(tmp_path / "m.tsv", "new\n")
+
+    assert [file.name for file in tmp_path.iterdir()] == ["m.tsv"]
+
+
 def make_manifest(tmp_path: Path, count: int) -> Manifest:
     file = tmp_path / "train.tsv"
     write_manifest(file, ".", [ManifestEntry(f"{i}.wav", 5) for i in range(count)])
