@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 SPLITS: Final = ("train", "valid", "test")
+"""Every split that a prepared corpus may have."""
 
 
 def audio_digest(samples: npt.NDArray[np.float32]) -> str:
@@ -16,8 +17,13 @@ def audio_digest(samples: npt.NDArray[np.float32]) -> str:
 
     :param samples: mono samples in [-1, 1] at the stored rate, *Shape* ``(num_samples,)``.
     """
-    quantized = np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
-    return hashlib.sha256(quantized.tobytes()).hexdigest()
+    return hashlib.sha256(quantize(samples).tobytes()).hexdigest()
+
+
+def quantize(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Round samples in [-1, 1] to 16-bit integers, *Shape* ``(num_samples,)``."""
+    quantized: npt.NDArray[np.int16] = np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
+    return quantized
 
 
 def content_key(text: str | None, digest: str) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 _APOSTROPHES: Final = str.maketrans({"\u2019": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"})
 _STRAY_APOSTROPHE: Final = re.compile(r"(?<!\w)'+|'+(?!\w)")
+_PLACEHOLDER: Final = re.compile(r"%\d")
 
 
 def normalize_text(text: str) -> str:
@@ -50,8 +51,8 @@ class ClipFilter:
             return "too long"
         if raw_text is None:
             return None
-        if "%" in raw_text and not normalize_text(raw_text.replace("%", "")):
-            return "no text"
+        if _PLACEHOLDER.search(raw_text):
+            return "placeholder in the text"
         text = normalize_text(raw_text)
         if not text:
             return "no text"

@@ -1,0 +1,41 @@
+"""Recordings and text of the Debian package ``tuxpaint-stamps-default``: descriptions spoken by volunteers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from eqssl_speech.data.corpora.clip import Clip
+
+_STAMPS: Final = "usr/share/tuxpaint/stamps"
+_MARK: Final = "_desc_"
+
+
+def parse_descriptions(content: str) -> dict[str, str]:
+    """Read the text of a stamp: English on the first line, then lines ``<language>.utf8=text``.
+
+    :returns: text by language.
+    """
+    first, *others = content.splitlines() or [""]
+    texts = {"en": first.strip()}
+    for line in others:
+        language, mark, text = line.partition(".utf8=")
+        if mark:
+            texts[language.strip()] = text.strip()
+    return texts
+
+
+def list_tuxpaint(root: Path) -> list[Clip]:
+    """List the recordings of the unpacked package, ``X_desc_<language>.ogg`` beside ``X.txt``, in every language.
+
+    :param root: directory that the package was unpacked to.
+    """
+    stamps = root / _STAMPS
+    clips = []
+    for file in sorted(stamps.rglob(f"*{_MARK}*.ogg")):
+        name, _, language = file.stem.rpartition(_MARK)
+        script = file.with_name(f"{name}.txt")
+        texts = parse_descriptions(script.read_text(encoding="utf-8")) if script.is_file() else {}
+        clip_id = (file.parent.relative_to(stamps) / name).as_posix()
+        clips.append(Clip(f"{language}-tuxpaint", clip_id, file, texts.get(language, "")))
+    return clips
