@@ -6,7 +6,6 @@ gradients only, so that the reference knows nothing of the second derivatives wh
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -16,11 +15,12 @@ from fairseq2.models.wav2vec2.factory import create_wav2vec2_model
 from fairseq2.nn import BatchLayout
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import Module, Parameter
+from torch.nn import Conv1d, Module, Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import SGD
 
 from eqssl_speech.equilibrium import EquilibriumOptimizer, outer_gradient
+from eqssl_speech.models.wav2vec2 import make_twice_differentiable, prepare_model
 
 Params = dict[str, Tensor]
 LossFn = Callable[[Params], Tensor]
@@ -38,34 +38,29 @@ STEP = 1e-5
 RTOL, ATOL = 1e-7, 1e-8
 
 
-def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
-    """Return ``g v / ||v||``, composed of operations that are right in every derivative."""
-    return v * (g / torch.norm_except_dim(v, 2, dim))
-
-
 @pytest.fixture(autouse=True)
 def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep the whole computation in float64, differentiable twice, and compiled by nobody.
 
     The host casts the group norm, the logits and the loss to float32 with ``.float()``; over STEP the rounding of that
-    would be 0.1. Its quantizer compiles a function in every forward. Only the math kernel of the attention has second
-    derivatives, and those of torch's fused weight norm are wrong (the last test).
+    would be 0.1. Its quantizer compiles a function in every forward. And only the math kernel of the attention has
+    second derivatives.
     """
     to_float = torch.Tensor.float
     monkeypatch.setattr(
         torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else to_float(x)
     )
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: lambda function: function)
-    # By name, because the function `torch.nn.utils.weight_norm` hides the module.
-    module = importlib.import_module("torch.nn.utils.weight_norm")
-    monkeypatch.setattr(module, "_weight_norm", weight_norm)
 
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
-def make_model() -> Module:
-    """Build a wav2vec 2.0 in which every part is present, small, and without randomness."""
+def make_model(*, ours: bool) -> Module:
+    """Build a wav2vec 2.0 in which every part is present, small, and without randomness.
+
+    :param ours: Whether to put our quantizer in the place of the host's.
+    """
     encoder = Wav2Vec2EncoderConfig(
         model_dim=16,
         feature_dim=8,
@@ -97,6 +92,11 @@ def make_model() -> Module:
         for param in model.parameters():
             param.add_(0.1 * torch.randn_like(param))
 
+    make_twice_differentiable(model)
+
+    if ours:
+        prepare_model(model)
+
     # Without training mode the quantizer takes the largest entry in place of a Gumbel draw.
     return model.eval()
 
@@ -118,10 +118,10 @@ def make_loss_fn(model: Module, seed: int) -> LossFn:
     return loss_fn
 
 
-@pytest.fixture(scope="module")
-def model() -> Module:
-    """The model, which no test changes but through copies of its parameters."""
-    return make_model()
+@pytest.fixture(scope="module", params=[False, True], ids=["host", "ours"])
+def model(request: pytest.FixtureRequest) -> Module:
+    """The model, which no test changes: each works on copies of its parameters."""
+    return make_model(ours=request.param)
 
 
 def get_theta(model: Module) -> Params:
@@ -236,14 +236,25 @@ def test_optimizer_agrees_with_functional_reference(model: Module, weights: list
         torch.testing.assert_close(param.grad, expected[name], rtol=1e-9, atol=1e-12)
 
 
-def test_fused_weight_norm_of_torch_still_needs_replacing() -> None:
-    """The reason for the fixture's other formula; when this fails torch has mended its own."""
+def test_weight_norm_has_right_second_derivatives_once_made_twice_differentiable() -> None:
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     g = torch.randn(1, 1, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        conv = torch.nn.utils.weight_norm(Conv1d(3, 4, 5, bias=False).double(), dim=2)
 
-    torch.testing.assert_close(torch._weight_norm(v, g, 2), weight_norm(v, g, 2))
-    assert torch.autograd.gradgradcheck(lambda v, g: weight_norm(v, g, 2), (v, g))
-    assert not torch.autograd.gradgradcheck(
-        lambda v, g: torch._weight_norm(v, g, 2), (v, g), raise_exception=False
-    )
+    def weight(v: Tensor, g: Tensor) -> Tensor:
+        functional_call(conv, {"weight_v": v, "weight_g": g}, torch.zeros(1, 3, 5).double())
+
+        return conv.weight
+
+    # When this fails torch has mended its fused weight norm and ours can go.
+    before = weight(v, g)
+    assert not torch.autograd.gradgradcheck(weight, (v, g), raise_exception=False)
+
+    make_twice_differentiable(conv)
+
+    torch.testing.assert_close(weight(v, g), before)
+    assert torch.autograd.gradcheck(weight, (v, g))
+    assert torch.autograd.gradgradcheck(weight, (v, g))
+    assert sorted(name for name, _ in conv.named_parameters()) == ["weight_g", "weight_v"]

@@ -157,6 +157,30 @@ def test_step_after_restore_moves_theta_by_the_accumulated_gradient(setup: Setup
     assert setup.is_at(twin.bits())
 
 
+def test_restore_after_a_step_gives_the_new_theta_even_without_zero_grad(setup: Setup) -> None:
+    setup.adapt()
+    setup.backward()
+    setup.optimizer.step()
+    theta = setup.bits()
+    setup.adapt()
+    setup.optimizer.restore()
+
+    assert setup.is_at(theta)
+
+
+def test_restore_forgets_the_inner_gradients() -> None:
+    param = Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = EquilibriumOptimizer(
+        AdamW([param]), num_inner_steps=1, inner_lr=0.25, outer_weights=[0.5, 0.5]
+    )
+    optimizer.adapt([lambda: param.square().sum()])
+    optimizer.restore()
+
+    optimizer.outer_loss((3 * param).sum()).backward()
+
+    assert torch.equal(param.grad, torch.full((2,), 1.5))
+
+
 @pytest.mark.parametrize("broken", range(NUM_INNER_STEPS))
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_theta_is_back_when_a_closure_raises(
