@@ -14,8 +14,13 @@ from eqssl_speech.data.corpora.convert import convert_all
 from eqssl_speech.data.corpora.debian_packages import SPEECH_PACKAGES, SpeechPackage
 from eqssl_speech.data.corpora.packages import fetch_package, package_fields, read_notices
 from eqssl_speech.data.corpora.report import PrepareReport, ProgressCallback, SourceSummary
-from eqssl_speech.data.corpora.source_job import WORK_DIRECTORY, SourceJob, drop_duplicates
+from eqssl_speech.data.corpora.source_job import SourceJob, drop_duplicates
 from eqssl_speech.data.corpora.text import ClipFilter
+from eqssl_speech.data.corpora.workspace import (
+    WORK_DIRECTORY,
+    remove_scratch,
+    require_own_directory,
+)
 from eqssl_speech.data.corpus import DataSource, write_sources
 from eqssl_speech.data.manifest import replace_text
 from eqssl_speech.error import InputError
@@ -54,13 +59,14 @@ def prepare_debian_speech(
         for package in chosen
         for name, clips in list_sources(package, cache).items()
     ]
-    _require_own_directory(out, {job.name for job in jobs})
+    require_own_directory(out, {job.name for job in jobs})
     _convert([(job, name) for job in jobs for name in job.unknown()], num_workers, progress)
     drop_duplicates(jobs)
     kept = [job for job in jobs if job.summarize(report)]
     _convert([(job, name) for job in kept for name in job.missing()], num_workers, progress)
     for job in jobs:
         job.finish(keep=job in kept)
+    remove_scratch(out / WORK_DIRECTORY / "journals")
     for package in chosen:
         _write_notices(out, package, cache)
     write_sources(out, [_describe(summary, out) for summary in report.sources])
@@ -127,15 +133,6 @@ def _leave_out_undecodable(
 def _fingerprint(package: SpeechPackage, cache: Path) -> str:
     versions = [package_fields(name, cache)["Version"] for name in (package.name, *package.needs)]
     return hashlib.sha256(repr((_FORMAT, ClipFilter(), versions)).encode()).hexdigest()
-
-
-def _require_own_directory(out: Path, names: set[str]) -> None:
-    for file in sorted(out.glob("*/train.tsv")):
-        if file.parent.name not in names:
-            raise InputError(
-                f"{out}: holds the source `{file.parent.name}`, which is not made of these packages; "
-                "give another directory, or the packages that it was made of."
-            )
 
 
 def _convert(

@@ -40,12 +40,23 @@ def list_fillets(root: Path, language: str, script_root: Path) -> list[Clip]:
     :param language: ``cs`` or ``nl``.
     :param script_root: directory that ``fillets-ng-data`` was unpacked to, which has the text.
     """
+    scripts = script_root / _GAME / "script"
+    shared = _read_scripts(sorted((scripts / "share").glob(f"*_dialogs_{language}.lua")))
+    sounds = root / _GAME / "sound"
     clips = []
-    for folder in sorted((root / _GAME / "sound").glob(f"*/{language}")):
-        level = folder.parent.name
-        script = script_root / _GAME / "script" / level / f"dialogs_{language}.lua"
-        texts = parse_dialogs(script.read_text(encoding="utf-8")) if script.is_file() else {}
+    for folder in sorted(f for f in sounds.rglob(language) if f.is_dir()):
+        level = folder.parent.relative_to(sounds)
+        own = _read_scripts([scripts / level / f"dialogs_{language}.lua"])
         for file in sorted(folder.glob("*.ogg")):
-            text = texts.get(file.stem, "")
-            clips.append(Clip(f"{language}-fillets", f"{level}/{file.stem}", file, text))
+            text = own.get(file.stem, shared.get(file.stem, ""))
+            clip_id = (level / file.stem).as_posix()
+            clips.append(Clip(f"{language}-fillets", clip_id, file, text))
     return clips
+
+
+def _read_scripts(files: list[Path]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for file in files:
+        if file.is_file():
+            texts |= parse_dialogs(file.read_text(encoding="utf-8"))
+    return texts

@@ -36,7 +36,7 @@ def fetch_package(name: str, cache: Path) -> Path:
     if tree.is_dir():
         return tree
     archive = _find_archive(name, cache) or _download(name, cache)
-    scratch = _fresh_directory(cache / "trees" / f".{name}.{os.getpid()}.tmp")
+    scratch = _fresh_directory(cache / "trees", name)
     try:
         _run(["dpkg-deb", "-x", str(archive), str(scratch)], f"unpacking `{archive.name}`")
         scratch.rename(tree)
@@ -77,7 +77,7 @@ def _find_archive(name: str, cache: Path) -> Path | None:
 
 def _download(name: str, cache: Path) -> Path:
     require_debian_tools()
-    scratch = _fresh_directory(cache / "archives" / f".{name}.{os.getpid()}.tmp")
+    scratch = _fresh_directory(cache / "archives", name)
     try:
         _run(
             ["apt-get", "-q", "-o", "APT::Sandbox::User=", "download", name],
@@ -92,8 +92,10 @@ def _download(name: str, cache: Path) -> Path:
     return target
 
 
-def _fresh_directory(directory: Path) -> Path:
-    shutil.rmtree(directory, ignore_errors=True)
+def _fresh_directory(parent: Path, name: str) -> Path:
+    for stale in parent.glob(f".{name}.*.tmp"):  # Left by a program that was killed.
+        shutil.rmtree(stale, ignore_errors=True)
+    directory = parent / f".{name}.{os.getpid()}.tmp"
     directory.mkdir(parents=True)
     return directory
 

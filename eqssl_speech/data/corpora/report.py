@@ -55,6 +55,9 @@ class SourceSummary:
     left_out: Counter[str] = field(default_factory=Counter)
     """Recordings left out, by reason."""
 
+    num_without_text: int = 0
+    """Recordings that are kept without text, in a source that has text for others."""
+
     bad: list[BadRecording] = field(default_factory=list)
     """The recordings that cannot be read, named."""
 

@@ -14,10 +14,8 @@ from eqssl_speech.data.corpora.journal import Journal
 from eqssl_speech.data.corpora.report import BadRecording, PrepareReport, SourceSummary
 from eqssl_speech.data.corpora.splits import SPLITS, assign_split, content_key
 from eqssl_speech.data.corpora.text import ClipFilter, normalize_text
+from eqssl_speech.data.corpora.workspace import journal_file, remove_scratch
 from eqssl_speech.data.manifest import ManifestEntry, replace_text, write_manifest
-
-WORK_DIRECTORY: Final = ".prepare"
-"""Where a prepared corpus keeps the journals and, unless told otherwise, the packages."""
 
 MIN_SOURCE_S: Final = 180.0
 """Sources with less audio than this, in seconds, are left out: too little to train on or to validate."""
@@ -42,7 +40,7 @@ class SourceJob:
         self._clips = {clip.clip_id: clip for clip in sorted(clips)}
         self._directory = out / name
         self._filter = ClipFilter()
-        self._journal = Journal(out / WORK_DIRECTORY / "journals" / f"{name}.tsv", fingerprint)
+        self._journal = Journal(journal_file(out, name), fingerprint)
         known = self._journal.read()
         self._outcomes = {name: known[name] for name in self._clips if name in known}
         self._journal.rewrite(self._outcomes.values())
@@ -107,6 +105,7 @@ class SourceJob:
         :param keep: whether the corpus is to have the source.
         """
         if keep:
+            remove_scratch(self._directory)
             for name in set(self._clips) - set(self._kept()):
                 self._target(name).unlink(missing_ok=True)
             for split in SPLITS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -51,3 +53,26 @@ def assign_split(key: str, valid_share: float = 0.05, test_share: float = 0.05) 
     if point < valid_share:
         return "valid"
     return "test" if point < valid_share + test_share else "train"
+
+
+def split_keys(keys: Iterable[str], valid_share: float, test_share: float) -> dict[str, str]:
+    """Assign the keys of one source to splits, so that a wanted split of a small source is not empty.
+
+    :param keys: content keys, see :func:`content_key`; one may occur more than once.
+    :param valid_share: share of keys for validation, in [0, 1).
+    :param test_share: share of keys for testing, in [0, 1).
+    :returns: split by key; as :func:`assign_split`, but where a split would be empty, it gets the key nearest to it.
+    """
+    ordered = sorted(set(keys))
+    splits = {key: assign_split(key, valid_share, test_share) for key in ordered}
+    wanted = {"train": True, "valid": valid_share > 0, "test": test_share > 0}
+    for split in (s for s in SPLITS if wanted[s]):
+        counts = Counter(splits.values())
+        # From the largest split, of which something is left; the last keys are those of train.
+        donor = max(counts, key=lambda s: (counts[s], s), default=split)
+        if counts[split] == 0 and counts[donor] > 1:
+            candidates = [key for key in ordered if splits[key] == donor]
+            splits[candidates[-1 if split == "train" else 0]] = split
+    if splits and "train" not in splits.values():
+        splits[ordered[-1]] = "train"
+    return splits

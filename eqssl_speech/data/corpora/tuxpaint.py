@@ -33,7 +33,8 @@ def list_tuxpaint(root: Path) -> list[Clip]:
     stamps = root / _STAMPS
     clips = []
     for file in sorted(stamps.rglob(f"*{_MARK}*.ogg")):
-        name, _, language = file.stem.rpartition(_MARK)
+        # One file of the package ends with `.ogg.ogg`.
+        name, _, language = file.stem.removesuffix(".ogg").rpartition(_MARK)
         script = file.with_name(f"{name}.txt")
         texts = parse_descriptions(script.read_text(encoding="utf-8")) if script.is_file() else {}
         clip_id = (file.parent.relative_to(stamps) / name).as_posix()

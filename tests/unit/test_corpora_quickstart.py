@@ -1,0 +1,63 @@
+"""The sample that ships with the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from eqssl_speech.data.corpora.splits import audio_digest
+from eqssl_speech.data.corpus import Corpus, load_corpus
+from eqssl_speech.data.manifest import read_manifest, read_transcripts
+
+SAMPLE = Path(__file__).parents[2] / "recipes/quickstart/corpus"
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """The sample."""
+    return load_corpus(SAMPLE)
+
+
+def test_sample_is_as_large_and_as_varied_as_promised(corpus: Corpus) -> None:
+    size = sum(file.stat().st_size for file in SAMPLE.rglob("*") if file.is_file())
+
+    assert size <= 12e6
+    assert len(corpus.sources) >= 5
+    assert len({source.language for source in corpus.sources}) >= 4
+    assert len({source.domain for source in corpus.sources}) >= 2
+
+
+def test_every_source_has_minutes_text_and_a_notice(corpus: Corpus) -> None:
+    notices = "".join(file.read_text(encoding="utf-8") for file in (SAMPLE / "NOTICES").iterdir())
+    total = 0.0
+    for source in corpus.sources:
+        assert source.name in notices
+        for split, low, high in (("train", 3.5, 4.1), ("valid", 1.0, 1.5)):
+            manifest = read_manifest(source.manifest_file(split))
+            texts = read_transcripts(source.directory / f"{split}.wrd", manifest)
+            minutes = sum(entry.num_samples for entry in manifest.entries) / 16_000 / 60
+            assert all(texts)
+            assert low <= minutes <= high
+            total += minutes
+    assert 24 <= total <= 27
+    assert "MODIFIED VERSION" in notices
+
+
+def test_every_recording_is_as_its_manifest_says_and_on_one_side_only(corpus: Corpus) -> None:
+    content: dict[str, set[str]] = {"train": set(), "valid": set()}
+    files = set()
+    for source in corpus.sources:
+        for split, seen in content.items():
+            manifest = read_manifest(source.manifest_file(split))
+            seen.update(read_transcripts(source.directory / f"{split}.wrd", manifest))
+            for entry in manifest.entries:
+                samples, rate = soundfile.read(manifest.locate(entry), dtype="float32")
+                assert rate == 16_000
+                assert samples.shape == (entry.num_samples,)
+                assert 2 * 16_000 <= entry.num_samples <= 12 * 16_000
+                seen.add(audio_digest(samples))
+                files.add(manifest.locate(entry).resolve())
+    assert not content["train"] & content["valid"]
+    assert files == {file.resolve() for file in SAMPLE.rglob("*.ogg")}
