@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from eqssl_speech.data.corpora import splits as splits_module
 from eqssl_speech.data.corpora.splits import (
     assign_split,
     audio_digest,
@@ -82,3 +85,17 @@ def test_small_sources_have_something_in_every_wanted_split(num_keys: int) -> No
 
 def test_a_single_recording_is_for_training() -> None:
     assert list(split_keys(["0" * 64], 0.05, 0.05).values()) == ["train"]
+
+
+def test_listed_splits_name_each_recording_once() -> None:
+    file = Path(splits_module.__file__).with_name("debian_speech_splits.tsv")
+    header, *rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+
+    listed = [(source, name) for source, split, name in rows if split != "train"]
+    sources = {source for source, _, _ in rows}
+
+    assert header == ["source", "split", "recording"]
+    assert len(listed) == len(set(listed)) > 1_000
+    assert {(source, split) for source, split, _ in rows} == {
+        (source, split) for source in sources for split in splits_module.SPLITS
+    }
