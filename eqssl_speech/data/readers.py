@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, final
 
 from fairseq2.data.data_pipeline import DataPipeline, DataPipelineError, read_iterator, read_sequence
 from fairseq2.datasets import DataReader, DataReadError
+from fairseq2.runtime.closable import Closable
 from typing_extensions import Self, override
 
 from eqssl_speech.data.episodes import Episode, EpisodePlan, EpisodePlanner, PlannerState
@@ -15,7 +16,7 @@ from eqssl_speech.error import InputError
 
 
 @final
-class EpisodeReader(DataReader[Episode]):
+class EpisodeReader(DataReader[Episode], Closable):
     """Reads the episodes of one outer step at a time, ahead of their use and in parallel. It never ends.
 
     Its state is where the next outer step begins, whatever has been read ahead.
@@ -44,7 +45,7 @@ class EpisodeReader(DataReader[Episode]):
         self._num_prefetch = num_prefetch
         self._initial_state = planner.state
         self._state = planner.state
-        self._pipeline: DataPipeline | None = None
+        self._iterator: Iterator[tuple[Episode, PlannerState | None]] | None = None
 
     @override
     def __iter__(self) -> Self:
@@ -52,9 +53,8 @@ class EpisodeReader(DataReader[Episode]):
 
     @override
     def __next__(self) -> list[Episode]:
-        if self._pipeline is None:
-            self._pipeline = self._build()
-            self._iterator = iter(self._pipeline)
+        if self._iterator is None:
+            self._iterator = iter(self._build())
 
         episodes = []
 
@@ -93,6 +93,11 @@ class EpisodeReader(DataReader[Episode]):
 
         self._set_state(PlannerState(step_nr, tuple((int(p), int(i)) for p, i in positions)))
 
+    @override
+    def close(self) -> None:
+        """Stop reading ahead; the next batch would start anew from the present state."""
+        self._iterator = None
+
     @property
     @override
     def num_accumulate(self) -> int:
@@ -100,7 +105,8 @@ class EpisodeReader(DataReader[Episode]):
 
     def _set_state(self, state: PlannerState) -> None:
         self._state = state
-        self._pipeline = None
+
+        self.close()
 
     def _build(self) -> DataPipeline:
         # Only now, so that a state loaded before the first batch costs no read.
@@ -121,7 +127,7 @@ class EpisodeReader(DataReader[Episode]):
 
 
 @final
-class ValidationReader(DataReader[Episode]):
+class ValidationReader(DataReader[Episode], Closable):
     """Reads the same episodes each time: adaptation batches of the training split, then one validation batch."""
 
     def __init__(
@@ -145,7 +151,7 @@ class ValidationReader(DataReader[Episode]):
         self._valid = valid
         self._loader = loader
         self._num_workers = num_workers
-        self.reset()
+        self._iterator: Iterator[Episode] | None = None
 
     @override
     def __iter__(self) -> Self:
@@ -153,6 +159,9 @@ class ValidationReader(DataReader[Episode]):
 
     @override
     def __next__(self) -> list[Episode]:
+        if self._iterator is None:
+            self._iterator = iter(self._build())
+
         try:
             return [next(self._iterator)]
         except DataPipelineError as ex:
@@ -160,9 +169,12 @@ class ValidationReader(DataReader[Episode]):
 
     @override
     def reset(self) -> None:
-        pipeline = read_sequence(self._plans).map(self._load, num_parallel_calls=self._num_workers)
+        self.close()
 
-        self._iterator = iter(pipeline.prefetch(2).and_return())
+    @override
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._iterator = None
 
     @override
     def state_dict(self) -> dict[str, object]:
@@ -176,6 +188,11 @@ class ValidationReader(DataReader[Episode]):
     @override
     def num_accumulate(self) -> int:
         return 1
+
+    def _build(self) -> DataPipeline:
+        pipeline = read_sequence(self._plans).map(self._load, num_parallel_calls=self._num_workers)
+
+        return pipeline.prefetch(2).and_return()
 
     def _load(self, plans: tuple[EpisodePlan, EpisodePlan]) -> Episode:
         adapt, evaluate = plans

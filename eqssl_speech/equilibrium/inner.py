@@ -158,13 +158,17 @@ def _step(
     loop: InnerLoop,
     scales: list[Tensor | None] | None,
 ) -> None:
-    if loop.normalize_inner_grad:
-        torch._foreach_mul_(grads, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny))
-    elif loop.inner_max_grad_norm is not None:
-        torch._foreach_mul_(grads, (loop.inner_max_grad_norm / norm).clamp_max(1.0))
-
     if scales is not None:
         grads = [g if s is None else g * s for g, s in zip(grads, scales)]
+
+        # What is bounded is the step that is taken.
+        norm = get_total_norm(grads)
+
+    # Not in place: autograd may hand one tensor to two parameters.
+    if loop.normalize_inner_grad:
+        grads = list(torch._foreach_mul(grads, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny)))
+    elif loop.inner_max_grad_norm is not None:
+        grads = list(torch._foreach_mul(grads, (loop.inner_max_grad_norm / norm).clamp_max(1.0)))
 
     torch._foreach_add_(params, grads, alpha=-lr)
 

@@ -114,7 +114,7 @@ class EquilibriumOptimizer(Optimizer):
 
         self.restore()
 
-        self._params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        self._find_params()
 
         if self.num_inner_steps > 0:
             self._take_snapshot()
@@ -230,6 +230,13 @@ class EquilibriumOptimizer(Optimizer):
     def is_adapted(self) -> bool:
         """``True`` while the parameters may be phi instead of theta."""
         return self._is_adapted
+
+    def _find_params(self) -> None:
+        params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+
+        # Parameters may be frozen and thawed between steps.
+        if len(params) != len(self._params) or any(a is not b for a, b in zip(params, self._params)):
+            self._params, self._snapshot, self._snapshot_is_current = params, None, False
 
     def _take_snapshot(self) -> None:
         if self._snapshot is None:

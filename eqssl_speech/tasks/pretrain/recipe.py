@@ -13,7 +13,6 @@ from fairseq2.recipe.internal.model import _ModelHolder
 from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
 from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
 from fairseq2.task import Task
-from fairseq2.trainer import Trainer
 from torch.nn import Module
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -43,6 +42,7 @@ from eqssl_speech.tasks.pretrain.sources import (
     create_train_reader,
     create_valid_reader,
 )
+from eqssl_speech.tasks.pretrain.task import PretrainTask
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
 
@@ -86,7 +86,7 @@ class PretrainRecipe(Recipe):
 
     @override
     def create_task(self, context: RecipeContext) -> Task:
-        return _Wiring(context).create_trainer()
+        return _Wiring(context).create_task()
 
     @property
     @override
@@ -119,7 +119,7 @@ class _Wiring:
             on_failure=_warn_of_failure,
         )
 
-    def create_trainer(self) -> Trainer:
+    def create_task(self) -> PretrainTask:
         config, gangs = self._config, self._context.gangs
 
         planner, layout, streams = create_planner(
@@ -149,12 +149,14 @@ class _Wiring:
             for train, valid in zip(self._sources.train, self._sources.valid)
         ]
 
-        return self._context.create_trainer(
+        trainer = self._context.create_trainer(
             self._create_train_unit([u.source_name for u in streams]),
             reader,
             [self._create_valid_unit(u.source_name, validation_round) for u in self._sources.valid],
             valid_readers,
         )
+
+        return PretrainTask(trainer, [reader, *valid_readers])
 
     def _create_train_unit(self, source_names: list[str]) -> PretrainUnit:
         section, dataset = self._section, self._config.dataset
