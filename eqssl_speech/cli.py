@@ -8,18 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eqssl_speech.error import InputError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from eqssl_speech.data.corpora.report import PrepareReport
-    from eqssl_speech.tasks.check import CorpusCheck
 
 _DESCRIPTION: Final = """\
 Self-supervised speech pre-training under equilibrium constraints, on fairseq2.
@@ -285,26 +278,28 @@ def _pretrain(args: list[str]) -> int:
 
 
 def _prepare_debian_speech(options: Namespace) -> int:
+    from eqssl_speech.console import print_prepared, show_progress, track_phases
     from eqssl_speech.data.corpora.debian_speech import prepare_debian_speech
 
-    with _show_progress() as progress:
+    with show_progress() as progress:
         report = prepare_debian_speech(
             options.out,
             cache=options.cache,
             num_workers=options.jobs,
             packages=options.package,
-            progress=_track_phases(progress),
+            progress=track_phases(progress),
         )
 
-    _print_prepared(report)
+    print_prepared(report)
 
     return 0
 
 
 def _prepare_folder(options: Namespace) -> int:
+    from eqssl_speech.console import print_prepared, show_progress, track_phases
     from eqssl_speech.data.corpora.folder import prepare_folder
 
-    with _show_progress() as progress:
+    with show_progress() as progress:
         report = prepare_folder(
             options.directory,
             options.out,
@@ -314,17 +309,17 @@ def _prepare_folder(options: Namespace) -> int:
             resample=options.resample,
             downmix=options.downmix,
             num_workers=options.jobs,
-            progress=_track_phases(progress),
+            progress=track_phases(progress),
         )
 
-    _print_prepared(report)
+    print_prepared(report)
 
     return 0
 
 
 def _check(options: Namespace) -> int:
+    from eqssl_speech.console import print_checked, show_progress
     from eqssl_speech.data.audio import AudioFormat
-    from eqssl_speech.report.sources import render_sources
     from eqssl_speech.tasks.check import CheckOptions, check_corpus, open_corpus
 
     corpus, num_entries = open_corpus(options.corpus, options.source)
@@ -338,18 +333,14 @@ def _check(options: Namespace) -> int:
         num_workers=options.jobs,
     )
 
-    with _show_progress() as progress:
+    with show_progress() as progress:
         bar = progress.add_task("recordings", total=num_entries)
 
         check = check_corpus(corpus, check_options, on_progress=lambda n: progress.advance(bar, n))
 
-    print(
-        render_sources(
-            check.list_rows(alpha=options.sampling_alpha, train_hours=options.train_hours)
-        )
+    print_checked(
+        check, check.list_rows(alpha=options.sampling_alpha, train_hours=options.train_hours)
     )
-
-    _print_checked(check)
 
     return 2 if check.unusable else 0
 
@@ -362,91 +353,3 @@ def _doctor(options: Namespace) -> int:
     print(render(findings))
 
     return 1 if any(finding.problem for finding in findings) else 0
-
-
-@contextmanager
-def _show_progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    # On the error stream, so that tables can be piped.
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-    with progress:
-        yield progress
-
-
-def _track_phases(progress: Progress) -> Callable[[str, int, int], None]:
-    """Return a callback that gives each phase of the work a bar of its own."""
-    bars: dict[str, Any] = {}
-
-    def update(phase: str, done: int, total: int) -> None:
-        if phase not in bars:
-            bars[phase] = progress.add_task(phase, total=total)
-
-        progress.update(bars[phase], completed=done, total=total)
-
-    return update
-
-
-def _print_prepared(report: PrepareReport) -> None:
-    _print_table(report.table(), num_left=4)
-
-    for source in report.sources:
-        for bad in source.bad:
-            print(f"left out ({bad.reason}): {bad.message}")
-
-    for name, reason in report.left_out_sources.items():
-        print(f"left out: {name}: {reason}")
-
-    print(f"Written: {report.directory}")
-
-
-def _print_checked(check: CorpusCheck) -> None:
-    rows = [["source", "split", "minutes", "good", "bad", "why"]]
-
-    for report in check.reports:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in report.num_bad_by_reason.items())
-        counts = [f"{report.duration_s / 60:.1f}", str(report.num_good), str(report.num_bad)]
-
-        rows.append([report.source, report.split, *counts, reasons])
-
-    _print_table(rows, num_left=2)
-
-    for report in check.reports:
-        for bad in report.bad:
-            print(f"{report.manifest_file}:{bad.line}: {bad.reason}: {bad.message}")
-
-    for sentence in check.unusable:
-        print(f"eqssl: {sentence}", file=sys.stderr)
-
-
-def _print_table(rows: list[list[str]], *, num_left: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-
-    for index, title in enumerate(rows[0]):
-        is_text = index < num_left or title in ("why", "left out")
-        table.add_column(title, justify="left" if is_text else "right", no_wrap=index == 0)
-
-    for row in rows[1:]:
-        table.add_row(*row)
-
-    Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False).print(table)
