@@ -7,7 +7,8 @@
 
 Time: one process, one model, one AdamW, the same batches with the same random numbers; the variants take turns.
 `plain` runs forward and backward K+1 times, accumulating, and one step of AdamW. A variant's ratio is the median, over
-the rounds, of its time over the plain one's of the same round.
+the rounds, of its time over the plain one's of the same round; the ratio of processor times stands beside it, which
+other jobs on the machine disturb less (on the CPU, with `--threads 1`).
 Memory: a process per variant; the peak of live tensors over 3 outer steps, less that of plain training on the same
 batches, one per step.
 
@@ -213,6 +214,7 @@ def to_row(timing: Timing) -> dict[str, Any]:
         **asdict(timing),
         "median_s": timing.median_s,
         "time_ratio": timing.ratio,
+        "cpu_time_ratio": timing.cpu_ratio,
         "time_ratio_min": min(timing.ratios),
         "time_ratio_max": max(timing.ratios),
     }
@@ -256,6 +258,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         "min-max\n(s)",
         "time /\nplain",
         "min-max",
+        "CPU /\nplain",
         "peak\n(MiB)",
         "extra /\nparams",
         "grad\noff by",
@@ -269,6 +272,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
             f"{min(row['times_s']):.2f}-{max(row['times_s']):.2f}",
             f"{row['time_ratio']:.3f}",
             f"{row['time_ratio_min']:.2f}-{row['time_ratio_max']:.2f}",
+            f"{row['cpu_time_ratio']:.3f}",
             f"{row['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in row else "-",
             f"{row['extra_memory_ratio']:.3f}" if "extra_memory_ratio" in row else "-",
             "-" if row["grad_deviation"] is None else f"{row['grad_deviation']:.1e}",

@@ -21,8 +21,14 @@ class Timing:
     times_s: list[float] = field(default_factory=list)
     """The wall-clock time of each outer step."""
 
+    cpu_times_s: list[float] = field(default_factory=list)
+    """The processor time of each, over all threads; what a busy machine leaves undisturbed."""
+
     ratios: list[float] = field(default_factory=list)
-    """The same over the plain step of the same round."""
+    """The wall-clock time over that of the plain step of the same round."""
+
+    cpu_ratios: list[float] = field(default_factory=list)
+    """The processor time likewise."""
 
     grad_deviation: float | None = None
     """The distance of its outer gradient from EquilibriumOptimizer's, relative to the norm of the latter."""
@@ -37,6 +43,11 @@ class Timing:
         """The median of the ratios of the rounds: what the machine does meanwhile meets both sides of each."""
         return statistics.median(self.ratios)
 
+    @property
+    def cpu_ratio(self) -> float:
+        """The median of the ratios of processor times."""
+        return statistics.median(self.cpu_ratios)
+
 
 def time_variants(variants: Mapping[str, Variant], num_repeats: int) -> dict[str, Timing]:
     """Take turns: A B C, C B A, A B C, ..."""
@@ -49,10 +60,16 @@ def time_variants(variants: Mapping[str, Variant], num_repeats: int) -> dict[str
         order = list(variants) if repeat % 2 == 0 else list(reversed(list(variants)))
 
         for name in order:
-            timings[name].times_s.append(_time_step(variants[name]))
+            time_s, cpu_time_s = _time_step(variants[name])
+
+            timings[name].times_s.append(time_s)
+            timings[name].cpu_times_s.append(cpu_time_s)
+
+        plain = timings[PLAIN]
 
         for timing in timings.values():
-            timing.ratios.append(timing.times_s[-1] / timings[PLAIN].times_s[-1])
+            timing.ratios.append(timing.times_s[-1] / plain.times_s[-1])
+            timing.cpu_ratios.append(timing.cpu_times_s[-1] / plain.cpu_times_s[-1])
 
     return timings
 
@@ -86,13 +103,13 @@ def set_deviations(variants: Mapping[str, Variant]) -> dict[str, float]:
     return {name: deviation(outer_grad(v), reference) for name, v in peers.items()}
 
 
-def _time_step(variant: Variant) -> float:
+def _time_step(variant: Variant) -> tuple[float, float]:
     variant.job.synchronize()
 
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
 
     variant.accumulate()
     variant.apply()
     variant.job.synchronize()
 
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
