@@ -29,4 +29,4 @@ def override_provider(
 
     container._keys[kls].remove(None)
 
-    container.register(kls, provider, singleton=singleton)  # type: ignore[arg-type]
+    container.register(kls, provider, singleton=singleton)

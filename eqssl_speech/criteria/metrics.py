@@ -136,8 +136,8 @@ def split_by_source(
 
     :param values: The computed values; the keys of sources are removed.
     :param source_names: The data sources.
-    :returns: Per source its values under their plain names, with ``adaptation_gain``; a source without a batch since the last reset
-        has only its totals.
+    :returns: Per source its values under their plain names, with ``adaptation_gain``; a source without a batch since
+        the last reset has only its totals.
     """
     result = {}
 

@@ -49,8 +49,8 @@ class BatchStream:
 
     Each pass shuffles the utterances, sorts them by length within buckets, joins neighbours until they hold the
     budget, crops all of a batch to one length at random places (as wav2vec 2.0 does, so there is no padding), and
-    shuffles the batches. ``N`` crops of ``budget // N`` samples spend the budget to less than ``N`` samples. What is left
-    of a pass and fills no batch is dropped; the next pass has another order. Everything follows from the seed, the
+    shuffles the batches. ``N`` crops of ``budget // N`` samples spend the budget to less than ``N`` samples. What is
+    left of a pass and fills no batch is dropped; the next pass has another order. Everything follows from the seed, the
     key and the number of the pass, so the position in the stream is two integers.
     """
 

@@ -157,9 +157,7 @@ class EpisodePlanner:
         """The number of episodes of an outer step on this rank."""
         layout = self._layout
 
-        return (
-            layout.episodes_per_step(self._schedule.num_sources_per_step) // layout.num_replicas
-        )
+        return layout.episodes_per_step(self._schedule.num_sources_per_step) // layout.num_replicas
 
     @property
     def shares(self) -> tuple[float, ...]:

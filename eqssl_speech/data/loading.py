@@ -61,8 +61,8 @@ class LoadFailure:
 class BatchLoader:
     """Reads the crops of a batch, in any thread.
 
-    A recording that cannot be read is named once, counted, and left out: another of the same source takes its place in the
-    batch, so that every batch keeps its size.
+    A recording that cannot be read is named once, counted, and left out: another of the same source that is long enough
+    takes its place in the batch. Only where there is none is the batch smaller than planned.
     """
 
     def __init__(
@@ -96,7 +96,9 @@ class BatchLoader:
             for crop in plan.crops
         ]
 
-        waveforms = torch.from_numpy(np.stack(rows))
+        good_rows = [row for row in rows if row is not None] or [self._read_longest(utterances)]
+
+        waveforms = torch.from_numpy(np.stack(good_rows))
 
         if self._normalize:
             waveforms = layer_norm(waveforms, waveforms.shape[-1:])
@@ -110,7 +112,7 @@ class BatchLoader:
 
     def _read(
         self, utterances: Utterances, index: int, start: int, num_samples: int
-    ) -> npt.NDArray[np.float32]:
+    ) -> npt.NDArray[np.float32] | None:
         for candidate in self._candidates(utterances, index, num_samples):
             manifest, entry_nr = utterances.items[candidate]
             entry = manifest.entries[entry_nr]
@@ -120,14 +122,27 @@ class BatchLoader:
 
             try:
                 return read_audio(
-                    manifest.locate(entry), entry, self._format, start=first, num_samples=num_samples
+                    manifest.locate(entry),
+                    entry,
+                    self._format,
+                    start=first,
+                    num_samples=num_samples,
                 )
             except AudioError as ex:
                 self._report(utterances, candidate, ex)
 
+        return None
+
+    def _read_longest(self, utterances: Utterances) -> npt.NDArray[np.float32]:
+        """Read the longest utterance that can be read, where none is as long as the plan has it."""
+        for index in np.argsort(-utterances.lengths, kind="stable"):
+            row = self._read(utterances, int(index), 0, int(utterances.lengths[index]))
+            if row is not None:
+                return row
+
         raise InputError(
-            f"{utterances.source_name}: no recording of at least {num_samples} samples can be read any more; "
-            "run `eqssl check` on the corpus and mend or remove the files that it names."
+            f"{utterances.source_name}: no recording can be read any more; run `eqssl check` on the corpus and mend or "
+            "remove the files that it names."
         )
 
     def _candidates(self, utterances: Utterances, index: int, num_samples: int) -> Iterator[int]:
@@ -151,9 +166,7 @@ class BatchLoader:
 
         if self._on_failure is not None:
             manifest, entry_nr = utterances.items[index]
-            failure = LoadFailure(
-                utterances.source_name, manifest.entries[entry_nr].path, str(ex)
-            )
+            failure = LoadFailure(utterances.source_name, manifest.entries[entry_nr].path, str(ex))
             self._on_failure(failure)
 
 

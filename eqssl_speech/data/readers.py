@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, final
 
-from fairseq2.data.data_pipeline import DataPipeline, DataPipelineError, read_iterator, read_sequence
+from fairseq2.data.data_pipeline import (
+    DataPipeline,
+    DataPipelineError,
+    read_iterator,
+    read_sequence,
+)
 from fairseq2.datasets import DataReader, DataReadError
 from fairseq2.runtime.closable import Closable
 from typing_extensions import Self, override
@@ -77,13 +82,17 @@ class EpisodeReader(DataReader[Episode], Closable):
 
     @override
     def state_dict(self) -> dict[str, object]:
-        return {"step_nr": self._state.step_nr, "positions": [list(p) for p in self._state.positions]}
+        return {
+            "step_nr": self._state.step_nr,
+            "positions": [list(p) for p in self._state.positions],
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         step_nr, positions = state_dict["step_nr"], state_dict["positions"]
 
-        assert isinstance(step_nr, int) and isinstance(positions, list)
+        assert isinstance(step_nr, int)
+        assert isinstance(positions, list)
 
         if len(positions) != len(self._initial_state.positions):
             raise InputError(
@@ -204,9 +213,7 @@ class ValidationReader(DataReader[Episode], Closable):
         )
 
 
-def load_episode(
-    plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader
-) -> Episode:
+def load_episode(plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader) -> Episode:
     """Read the batches of an episode.
 
     :param plan: What to read.

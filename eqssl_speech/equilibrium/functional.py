@@ -64,7 +64,10 @@ def outer_gradient(
 
 
 def _first_order(
-    loss_fns: Sequence[LossFn], params: Mapping[str, Tensor], inner_lr: float, weights: Sequence[float]
+    loss_fns: Sequence[LossFn],
+    params: Mapping[str, Tensor],
+    inner_lr: float,
+    weights: Sequence[float],
 ) -> dict[str, Tensor]:
     phi = _as_leaves(params)
     outer = {name: torch.zeros_like(p) for name, p in phi.items()}
@@ -78,7 +81,10 @@ def _first_order(
 
 
 def _exact(
-    loss_fns: Sequence[LossFn], params: Mapping[str, Tensor], inner_lr: float, weights: Sequence[float]
+    loss_fns: Sequence[LossFn],
+    params: Mapping[str, Tensor],
+    inner_lr: float,
+    weights: Sequence[float],
 ) -> dict[str, Tensor]:
     theta = _as_leaves(params)
     phi = theta
@@ -105,6 +111,5 @@ def _gradients(loss: Tensor, params: dict[str, Tensor], *, create_graph: bool) -
     )
 
     return {
-        name: torch.zeros_like(p) if g is None else g
-        for (name, p), g in zip(params.items(), grads)
+        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), grads)
     }

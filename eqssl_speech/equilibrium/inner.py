@@ -187,9 +187,7 @@ def _accumulate(
             present.add_(grad, alpha=weight)
 
 
-def _pick(
-    scales: Sequence[Tensor | None] | None, used: list[int]
-) -> list[Tensor | None] | None:
+def _pick(scales: Sequence[Tensor | None] | None, used: list[int]) -> list[Tensor | None] | None:
     return None if scales is None else [scales[i] for i in used]
 
 

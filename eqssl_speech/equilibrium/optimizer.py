@@ -58,8 +58,8 @@ class EquilibriumOptimizer(Optimizer):
         :param inner_lr: The step size of the inner loop, greater than 0 where K > 0.
         :param inner_max_grad_norm: If set, larger inner gradients are scaled down to this norm.
         :param normalize_inner_grad: Scale every inner gradient to norm 1.
-        :param precondition: Divide inner gradients by the root of the base optimizer's second moments, where it has them
-            (Adam's ``exp_avg_sq``, RMSprop's ``square_avg``).
+        :param precondition: Divide inner gradients by the root of the base optimizer's second moments, where it has
+            them (Adam's ``exp_avg_sq``, RMSprop's ``square_avg``).
         :param outer_weights: See :func:`resolve_outer_weights`.
         :param start_after_num_steps: For so many outer steps the parameters are not adapted: the K+1 gradients of an
             episode are taken at theta and averaged, which is conventional training.
@@ -67,7 +67,7 @@ class EquilibriumOptimizer(Optimizer):
         :param buffers: Module buffers to put back together with the parameters.
         :raises ValueError: If an argument is out of range.
         """
-        # `Optimizer.__init__` would make a second list of parameter groups and a second state; there is only the base's.
+        # `Optimizer.__init__` would make parameter groups and a state of its own; there are only the base's.
         self._base = base
         self._loop = InnerLoop(
             num_inner_steps=num_inner_steps,
@@ -235,7 +235,9 @@ class EquilibriumOptimizer(Optimizer):
         params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
 
         # Parameters may be frozen and thawed between steps.
-        if len(params) != len(self._params) or any(a is not b for a, b in zip(params, self._params)):
+        if len(params) != len(self._params) or any(
+            a is not b for a, b in zip(params, self._params)
+        ):
             self._params, self._snapshot, self._snapshot_is_current = params, None, False
 
     def _take_snapshot(self) -> None:

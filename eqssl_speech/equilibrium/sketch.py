@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -18,7 +18,9 @@ class GradientSketch:
     ``1 / sqrt(n)``.
     """
 
-    def __init__(self, params: Sequence[Tensor], *, num_entries: int = 16_384, seed: int = 0) -> None:
+    def __init__(
+        self, params: Sequence[Tensor], *, num_entries: int = 16_384, seed: int = 0
+    ) -> None:
         """
         :param params: The parameters whose ``.grad`` is watched.
         :param num_entries: How many entries, spread in proportion to the parameters' numbers of elements.
@@ -36,13 +38,14 @@ class GradientSketch:
 
         self._sums: dict[str, Tensor] = {}
 
-    def watch(self, label: str, loss: Tensor) -> None:
+    def watch(self, label: str, loss: Tensor, when_done: Callable[[], None] | None = None) -> None:
         """Attribute what the coming backward pass of a loss adds to ``.grad``.
 
         Under distributed data parallelism this is the gradient of this process, before it is averaged.
 
         :param label: The source it belongs to.
         :param loss: The scalar whose ``backward()`` is about to be called.
+        :param when_done: Called when the backward pass has ended.
         """
         before = self._read()
 
@@ -51,8 +54,11 @@ class GradientSketch:
 
             self._sums[label] = gained + self._sums[label] if label in self._sums else gained
 
+            if when_done is not None:
+                when_done()
+
         def when_backward_starts(grad: Tensor) -> None:
-            torch.autograd.Variable._execution_engine.queue_callback(when_backward_ends)  # type: ignore[no-untyped-call]
+            torch.autograd.Variable._execution_engine.queue_callback(when_backward_ends)
 
         loss.register_hook(when_backward_starts)
 

@@ -23,7 +23,9 @@ def attach_gradient(
     :param grads: As many tensors, of the same shapes.
     :returns: A scalar.
     """
-    result: Tensor = _AttachGradient.apply(loss, weight, len(params), *params, *grads)
+    result: Tensor = _AttachGradient.apply(  # type: ignore[no-untyped-call]
+        loss, weight, len(params), *params, *grads
+    )
 
     return result
 

@@ -10,9 +10,7 @@ OuterWeights: TypeAlias = Literal["last", "uniform", "first"] | Sequence[float]
 """A name, or the K+1 numbers ``w_0 .. w_K`` themselves."""
 
 
-def resolve_outer_weights(
-    outer_weights: OuterWeights, num_inner_steps: int
-) -> tuple[float, ...]:
+def resolve_outer_weights(outer_weights: OuterWeights, num_inner_steps: int) -> tuple[float, ...]:
     """Turn a name or a list into the weights ``w_0 .. w_K`` of the gradients at ``phi^0 .. phi^K``.
 
     :param outer_weights: ``last`` is the paper's method (arXiv 2508.19990), ``uniform`` the direction of Reptile (arXiv

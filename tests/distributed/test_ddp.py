@@ -48,18 +48,31 @@ def test_two_processes_equal_one_on_the_same_episodes(
 
     ours, theirs = one.state("model", NUM_STEPS), two.state("model", NUM_STEPS)
 
-    start = _runs.run_pretrain(tmp_path / "start", settings | {
-        "regime.num_steps": 1, "regime.validate_every_n_steps": 1,
-        "regime.checkpoint_every_n_steps": 1, "regime.publish_metrics_every_n_steps": 1,
-        "optimizer.config.lr": 1e-12, "lr_scheduler": "null",
-    }).state("model", 1) if num_inner_steps == 1 and outer_weights == "last" else None
+    start = (
+        _runs.run_pretrain(
+            tmp_path / "start",
+            settings
+            | {
+                "regime.num_steps": 1,
+                "regime.validate_every_n_steps": 1,
+                "regime.checkpoint_every_n_steps": 1,
+                "regime.publish_metrics_every_n_steps": 1,
+                "optimizer.config.lr": 1e-12,
+                "lr_scheduler": "null",
+            },
+        ).state("model", 1)
+        if num_inner_steps == 1 and outer_weights == "last"
+        else None
+    )
 
     for name, value in ours.items():
         # Sums over two processes are taken in another order; ten steps of that in float32.
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6, msg=name)
 
     if start is not None:
-        moved = max((ours[n] - v).abs().max().item() for n, v in start.items() if v.is_floating_point())
+        moved = max(
+            (ours[n] - v).abs().max().item() for n, v in start.items() if v.is_floating_point()
+        )
 
         assert moved > 1e-4, "the parameters hardly moved, so the comparison says nothing"
 

@@ -69,7 +69,9 @@ def test_an_inner_step_changes_the_run(pretrain):
 
 
 def test_counters_follow_outer_steps(pretrain):
-    run = pretrain("three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24})
+    run = pretrain(
+        "three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24}
+    )
 
     assert run.returncode == 0, run.output
 
@@ -80,7 +82,9 @@ def test_counters_follow_outer_steps(pretrain):
 
 def test_checkpoints_of_both_kinds_have_the_same_keys(pretrain):
     off = pretrain("off", {"equilibrium": "null"})
-    three = pretrain("three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24})
+    three = pretrain(
+        "three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24}
+    )
 
     for kind in ("model", "optimizer"):
         theirs, ours = off.state(kind, 6), three.state(kind, 6)

@@ -16,7 +16,9 @@ OTHER_RECIPE = """
 import eqssl_speech
 from fairseq2.recipe.base import Recipe
 from fairseq2.recipe.cli import main
-from fairseq2.recipe.config import CommonSection, OptimizerSection
+from fairseq2.recipe.config import (
+    CommonSection, GangSection, LRSchedulerSection, ModelSection, OptimizerSection, RegimeSection, TrainerSection
+)
 from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
@@ -24,7 +26,12 @@ class Config:
     optimizer: OptimizerSection = field(
         default_factory=lambda: OptimizerSection(name="equilibrium", config={})
     )
-    common: CommonSection = field(default_factory=lambda: CommonSection())
+    model: ModelSection = field(default_factory=lambda: ModelSection(family="wav2vec2", arch="tiny"))
+    gang: GangSection = field(default_factory=GangSection)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+    lr_scheduler: LRSchedulerSection | None = None
+    regime: RegimeSection = field(default_factory=RegimeSection)
+    common: CommonSection = field(default_factory=CommonSection)
 
 class Other(Recipe):
     def create_task(self, context):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import Wav2Vec2Config
 from fairseq2.runtime.config_registry import ConfigRegistrar
 from fairseq2.runtime.dependency import DependencyContainer
@@ -60,5 +61,6 @@ def _shrunk(
     encoder.attn_dropout_p = 0.0
     encoder.layer_drop_p = 0.0
     encoder.feature_grad_scale = 1.0
+    encoder.norm_order = TransformerNormOrder.PRE
 
     return config

@@ -35,8 +35,8 @@ class StepwiseQuantizer(Wav2Vec2VectorQuantizer):
     """Quantizes features by Gumbel softmax with a straight-through gradient (arXiv 2006.11477, section 2).
 
     It differs from fairseq2's in two ways. The temperature follows the number of the outer step that it is told
-    (:meth:`set_step_nr`), not the number of forward passes, of which an outer step has many. And the chosen entries come
-    from a matrix product instead of a function compiled anew in each forward pass.
+    (:meth:`set_step_nr`), not the number of forward passes, of which an outer step has many. And the chosen entries
+    come from a matrix product instead of a function compiled anew in each forward pass.
     """
 
     def __init__(self, base: GumbelWav2Vec2VectorQuantizer) -> None:

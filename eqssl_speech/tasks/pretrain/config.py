@@ -38,8 +38,8 @@ class EquilibriumSection(Validatable):
     """The step size of the inner loop, greater than 0."""
 
     outer_weights: str | list[float] = "uniform"
-    """The weights of the gradients at phi^0 .. phi^K: ``last`` (the paper), ``uniform`` (Reptile's direction), ``first``
-    (conventional), or K+1 numbers."""
+    """The weights of the gradients at phi^0 .. phi^K: ``last`` (the paper), ``uniform`` (Reptile's direction),
+    ``first`` (conventional), or K+1 numbers."""
 
     order: Literal["first", "exact"] = "first"
     """Whether the inner steps are differentiated through. ``exact`` is for small models."""
@@ -126,7 +126,7 @@ class SourcesSection(Validatable):
     """How many sources are drawn for each update; ``null`` takes all of them, once each."""
 
     sampling_alpha: float = 1.0
-    """Sources are drawn by ``p_i ~ n_i^alpha``, n_i their seconds of audio; also the mixture of ``mixed``. *Range:* [0, 1]."""
+    """Sources are drawn by ``p_i ~ n_i^alpha``, n_i their seconds of audio; ``mixed`` mixes so. *Range:* [0, 1]."""
 
     episodes_per_source: int = 1
     """How many episodes a source of an update has; raised where the number of ranks asks for it."""

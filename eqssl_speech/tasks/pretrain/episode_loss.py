@@ -161,7 +161,8 @@ class EpisodeLoss:
         params = [p for p in self._module.parameters() if p.requires_grad]
 
         return attach_gradient(
-            params[0].new_zeros((), requires_grad=True), 1.0, params, [torch.zeros_like(p) for p in params]
+            params[0].new_zeros((), requires_grad=True),
+            1.0,
+            params,
+            [torch.zeros_like(p) for p in params],
         )
-
-

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from fairseq2.metrics.recorders import MetricDescriptor
 from fairseq2.metrics.formatters import format_as_float, format_as_int
+from fairseq2.metrics.recorders import MetricDescriptor
 
 
 def _shown(name: str, priority: int, *, higher_better: bool = False) -> MetricDescriptor:
@@ -26,7 +26,7 @@ METRIC_DESCRIPTORS: Final = (
     _shown("code_share", 122, higher_better=True),
     _shown("chance", 130),
     _shown("worst_plain_loss", 131),
-    MetricDescriptor("worst_source", "worst_source", 132, str),
+    MetricDescriptor("worst_source", "worst_source", 132, lambda value: str(value)),
     _shown("source_grad_cosine", 200),
     _shown("inner_grad_norm", 210),
     _shown("inner_lr", 211),

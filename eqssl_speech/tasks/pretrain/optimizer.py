@@ -78,4 +78,4 @@ def get_equilibrium_section(config: PretrainConfig) -> EquilibriumSection | None
 def _create(resolver: DependencyResolver, section: OptimizerSection) -> Optimizer:
     manager = resolver.resolve(ComponentManager)
 
-    return manager.create_component(Optimizer, section.name, section.config)  # type: ignore[type-abstract]
+    return manager.create_component(Optimizer, section.name, section.config)

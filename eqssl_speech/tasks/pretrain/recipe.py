@@ -66,7 +66,9 @@ class PretrainRecipe(Recipe):
         def create_directory_creator(resolver: DependencyResolver) -> CheckedOutputDirectoryCreator:
             return CheckedOutputDirectoryCreator(resolver, _get_config(resolver))
 
-        override_provider(container, _OutputDirectoryCreator, create_directory_creator, singleton=True)
+        override_provider(
+            container, _OutputDirectoryCreator, create_directory_creator, singleton=True
+        )
 
         def create(resolver: DependencyResolver) -> Optimizer:
             return create_optimizer(resolver, _get_config(resolver))
@@ -74,9 +76,7 @@ class PretrainRecipe(Recipe):
         override_provider(container, Optimizer, create, singleton=True)
 
     @override
-    def setup_model(
-        self, context: RecipeContext, model: Module, newly_initialized: bool
-    ) -> Module:
+    def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
         section = get_equilibrium_section(context.get_config_as(PretrainConfig))
 
         if section is not None and section.order == "exact":
@@ -132,7 +132,13 @@ class _Wiring:
 
         self._log_sources(planner.shares)
 
-        log.info("An update has {} episode(s) of {} batch(es) over {} replica(s), {:.2f} s of audio a batch.", planner.num_episodes * gangs.dp.size, layout.num_batches, gangs.dp.size, planner.batch_num_samples / config.dataset.sample_rate)  # fmt: skip
+        log.info(
+            "An update has {} episode(s) of {} batch(es) over {} replica(s), {:.2f} s of audio a batch.",
+            planner.num_episodes * gangs.dp.size,
+            layout.num_batches,
+            gangs.dp.size,
+            planner.batch_num_samples / config.dataset.sample_rate,
+        )
 
         reader = create_train_reader(config, planner, streams, self._loader)
 
@@ -150,7 +156,7 @@ class _Wiring:
         ]
 
         trainer = self._context.create_trainer(
-            self._create_train_unit([u.source_name for u in streams]),
+            self._create_train_unit([u.source_name for u in streams], planner.num_episodes),
             reader,
             [self._create_valid_unit(u.source_name, validation_round) for u in self._sources.valid],
             valid_readers,
@@ -158,7 +164,7 @@ class _Wiring:
 
         return PretrainTask(trainer, [reader, *valid_readers])
 
-    def _create_train_unit(self, source_names: list[str]) -> PretrainUnit:
+    def _create_train_unit(self, source_names: list[str], num_episodes: int) -> PretrainUnit:
         section, dataset = self._section, self._config.dataset
 
         episode_loss = EpisodeLoss(
@@ -171,7 +177,7 @@ class _Wiring:
         )
 
         sketch = None
-        if len(source_names) > 1:
+        if num_episodes > 1 and len(source_names) > 1:
             sketch = GradientSketch([p for p in self._module.parameters() if p.requires_grad])
 
         return PretrainUnit(
@@ -180,6 +186,7 @@ class _Wiring:
             self._optimizer,
             source_names,
             self._context.metric_recorder,
+            num_episodes=num_episodes,
             sample_rate=dataset.sample_rate,
             proportional=dataset.source_weighting == "proportional",
             max_num_non_finite=10 if section is None else section.max_num_non_finite,

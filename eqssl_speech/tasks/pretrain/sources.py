@@ -168,8 +168,9 @@ def _batch_size(section: SourcesSection, batches_per_step: int) -> BatchSize:
         least = section.min_audio_s * batches_per_step
 
         raise InputError(
-            f"`dataset.audio_seconds_per_update` is {section.audio_seconds_per_update:g}, which its {batches_per_step} "
-            f"batches share, less than `dataset.min_audio_s` ({section.min_audio_s:g} s) each; set it to {least:g} or more."
+            f"`dataset.audio_seconds_per_update` is {section.audio_seconds_per_update:g}, which its "
+            f"{batches_per_step} batches share, less than `dataset.min_audio_s` ({section.min_audio_s:g} s) each; set "
+            f"it to {least:g} or more."
         )
 
     return BatchSize(

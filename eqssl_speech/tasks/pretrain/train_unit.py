@@ -39,6 +39,7 @@ class PretrainUnit(TrainUnit[Episode]):
         source_names: Sequence[str],
         recorder: MetricRecorder,
         *,
+        num_episodes: int,
         sample_rate: int,
         proportional: bool = False,
         max_num_non_finite: int = 10,
@@ -50,6 +51,7 @@ class PretrainUnit(TrainUnit[Episode]):
         :param optimizer: Is told the number of the step too, if it adapts.
         :param source_names: The data sources (or ``mixed``).
         :param recorder: Gets the values of each source on a line of their own.
+        :param num_episodes: The episodes of an outer step on this rank.
         :param sample_rate: Of the audio, in Hz.
         :param proportional: Weigh episodes by their number of targets instead of alike.
         :param max_num_non_finite: The run stops after so many non-finite episodes in a row.
@@ -60,13 +62,14 @@ class PretrainUnit(TrainUnit[Episode]):
         self._optimizer = optimizer if isinstance(optimizer, EquilibriumOptimizer) else None
         self._source_names = source_names
         self._recorder = recorder
+        self._num_episodes = num_episodes
         self._sample_rate = sample_rate
         self._proportional = proportional
         self._max_num_non_finite = max_num_non_finite
         self._sketch = sketch
 
         self._step_nr = 0
-        self._sketched_step_nr = 0
+        self._episode_nr = 0
         self._num_steps = 0
         self._num_non_finite_in_a_row = 0
         self._published_at = time.monotonic()
@@ -91,6 +94,7 @@ class PretrainUnit(TrainUnit[Episode]):
     def set_step_nr(self, step_nr: int) -> None:
         self._step_nr = step_nr
         self._num_steps += 1
+        self._episode_nr = 0
 
         self._criterion.set_step_nr(step_nr)
 
@@ -98,15 +102,13 @@ class PretrainUnit(TrainUnit[Episode]):
             self._optimizer.set_step_nr(step_nr)
 
     @override
-    def process_batch(
-        self, batch: Episode, metric_bag: MetricBag
-    ) -> tuple[Tensor, int | None]:
+    def process_batch(self, batch: Episode, metric_bag: MetricBag) -> tuple[Tensor, int | None]:
         # Random draws belong to the episode, not to the rank: the same episodes make the same update on any number.
         torch.manual_seed(batch.seed)
 
         metrics = SourceMetrics(metric_bag, batch.source_name)
 
-        self._update_cosine(metric_bag)
+        self._episode_nr += 1
 
         try:
             result = self._episode_loss(batch)
@@ -126,21 +128,24 @@ class PretrainUnit(TrainUnit[Episode]):
         if self._proportional:
             loss = loss * num_targets
 
-        if self._sketch is not None:
-            self._sketch.watch(batch.source_name, loss)
+        self._watch_gradient(batch.source_name, loss, metric_bag)
 
         return loss, num_targets if self._proportional else None
 
-    def _update_cosine(self, metric_bag: MetricBag) -> None:
-        # Of the outer step before this one: only now are all its backward passes done.
-        if self._sketch is None or self._sketched_step_nr == self._step_nr:
+    def _watch_gradient(self, source_name: str, loss: Tensor, metric_bag: MetricBag) -> None:
+        if self._sketch is None:
             return
 
-        cosine = self._sketch.mean_cosine()
-        if cosine is not None:
-            metric_bag.get("source_grad_cosine", Mean).update(cosine)
+        sketch = self._sketch
 
-        self._sketched_step_nr = self._step_nr
+        def update_cosine() -> None:
+            cosine = sketch.mean_cosine()
+            if cosine is not None:
+                metric_bag.get("source_grad_cosine", Mean).update(cosine)
+
+        is_last = self._episode_nr == self._num_episodes
+
+        sketch.watch(source_name, loss, update_cosine if is_last else None)
 
     @torch.inference_mode()
     def _update_metrics(
@@ -164,12 +169,18 @@ class PretrainUnit(TrainUnit[Episode]):
     def _count_non_finite(self, episode: Episode, ex: NonFiniteError) -> None:
         self._num_non_finite_in_a_row += 1
 
-        log.warning("Source {}: the {} of inner step {} is not finite at step {}; the episode contributes nothing.", episode.source_name, ex.what, ex.inner_step, self._step_nr)  # fmt: skip
+        log.warning(
+            "Source {}: the {} of inner step {} is not finite at step {}; the episode contributes nothing.",
+            episode.source_name,
+            ex.what,
+            ex.inner_step,
+            self._step_nr,
+        )
 
         if self._num_non_finite_in_a_row >= self._max_num_non_finite:
             raise TrainingDivergedError(
-                f"{self._num_non_finite_in_a_row} episodes in a row had a loss or gradient that is not finite, the last one "
-                f"of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: lower "
+                f"{self._num_non_finite_in_a_row} episodes in a row had a loss or gradient that is not finite, the "
+                f"last one of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: lower "
                 "`equilibrium.inner_lr` or the learning rate and resume from the last checkpoint."
             )
 

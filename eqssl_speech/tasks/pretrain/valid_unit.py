@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import final
 
@@ -76,7 +77,14 @@ class ValidationRound:
     def _complete(self, step_nr: int) -> None:
         values: dict[str, object] = {}
 
-        for name in ("plain_loss", "adapted_loss", "adaptation_gain", "accuracy", "code_share", "chance"):
+        for name in (
+            "plain_loss",
+            "adapted_loss",
+            "adaptation_gain",
+            "accuracy",
+            "code_share",
+            "chance",
+        ):
             average = macro_average(self._rows, name)
             if average is not None:
                 values[name] = average
@@ -164,7 +172,12 @@ class PretrainEvalUnit(EvalUnit[Episode]):
                 with torch.no_grad():
                     return self._criterion(self._module, evaluate)
             except NonFiniteError as ex:
-                log.warning("Source {}: the {} of adaptation step {} is not finite; the batch is left out of the adapted loss.", self._source_name, ex.what, ex.inner_step)  # fmt: skip
+                log.warning(
+                    "Source {}: the {} of adaptation step {} is not finite; the batch is left out of the adapted loss.",
+                    self._source_name,
+                    ex.what,
+                    ex.inner_step,
+                )
 
                 return None
             finally:
@@ -175,7 +188,7 @@ class PretrainEvalUnit(EvalUnit[Episode]):
     def _loss(self, batch: SequenceBatch) -> Tensor:
         return self._criterion(self._module, batch).loss
 
-    def _fork_rng(self) -> torch.random.fork_rng:  # type: ignore[name-defined]
+    def _fork_rng(self) -> AbstractContextManager[None]:
         device = next(self._module.parameters()).device
 
         return torch.random.fork_rng([device] if device.type == "cuda" else [])
