@@ -9,8 +9,8 @@ usage() {
     cat <<'END'
 usage: run.sh [OUT] [--regime equilibrium|conventional] [ARGUMENTS OF `eqssl pretrain` ...]
 
-Trains recipes/quickstart/REGIME.yaml into OUT/REGIME (OUT: runs/quickstart in the repository; REGIME:
-equilibrium), then writes OUT/summary.json and OUT/summary.png and prints the table of all runs in OUT.
+Trains recipes/quickstart/equilibrium.yaml into OUT/REGIME (OUT: runs/quickstart in the repository; REGIME:
+equilibrium; `conventional` is the same without the section `equilibrium`), then writes OUT/summary.json and OUT/summary.png and prints the table of all runs in OUT.
 Started again, it goes on from the last checkpoint.
 
 examples:
@@ -54,10 +54,14 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-if [ ! -f "$here/$regime.yaml" ]; then
-    printf 'run.sh: there is no regime `%s`; it must be `equilibrium` or `conventional`.\n' "$regime" >&2
-    exit 2
-fi
+case "$regime" in
+    equilibrium) ;;
+    conventional) extra=(--config equilibrium=null ${extra[@]+"${extra[@]}"}) ;;
+    *)
+        printf 'run.sh: there is no regime `%s`; it must be `equilibrium` or `conventional`.\n' "$regime" >&2
+        exit 2
+        ;;
+esac
 
 # The one named, else the active environment's, else the repository's.
 if [ -z "${PYTHON:-}" ]; then
@@ -78,7 +82,7 @@ fi
 # Logs that go into a file get no colours and no line breaks at the terminal's width.
 [ -t 2 ] || extra=(--no-rich ${extra[@]+"${extra[@]}"})
 
-"$PYTHON" -m eqssl_speech pretrain "$out/$regime" --config-file "$here/$regime.yaml" \
+"$PYTHON" -m eqssl_speech pretrain "$out/$regime" --config-file "$here/equilibrium.yaml" \
     ${extra[@]+"${extra[@]}"}
 
 runs=()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,12 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-_spec = importlib.util.spec_from_file_location(
-    "recipe_runs", Path(__file__).parents[1] / "recipes" / "conftest.py"
-)
-_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_runs)
+from recipe_runs import run_pretrain
 
 NUM_STEPS = 10
 
@@ -40,8 +34,8 @@ def test_two_processes_equal_one_on_the_same_episodes(
         "equilibrium.outer_weights": outer_weights,
     }
 
-    one = _runs.run_pretrain(tmp_path / "one", settings)
-    two = _runs.run_pretrain(tmp_path / "two", settings, launcher=torchrun)
+    one = run_pretrain(tmp_path / "one", settings)
+    two = run_pretrain(tmp_path / "two", settings, launcher=torchrun)
 
     assert one.returncode == 0, one.output
     assert two.returncode == 0, two.output
@@ -49,7 +43,7 @@ def test_two_processes_equal_one_on_the_same_episodes(
     ours, theirs = one.state("model", NUM_STEPS), two.state("model", NUM_STEPS)
 
     start = (
-        _runs.run_pretrain(
+        run_pretrain(
             tmp_path / "start",
             settings
             | {

@@ -1,97 +1,17 @@
-"""Runs of the pre-training recipe, as a user starts them, on the sample that ships with the repository."""
+"""Runs of the pre-training recipe in a directory of the test."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-REPOSITORY = Path(__file__).parents[2]
-
-SAMPLE = REPOSITORY / "recipes" / "quickstart" / "corpus"
-
-# A run of seconds: the smallest architecture, two sources, five batches of 2 s.
-SMALL = {
-    "model.arch": "micro",
-    "dataset.corpus": SAMPLE,
-    "dataset.sources": "[ru-festvox, es-drascula]",
-    "dataset.audio_seconds_per_update": 12,
-    "validation.num_adaptation_steps": 1,
-    "validation.max_num_batches": 1,
-    "validation.audio_seconds_per_batch": 8,
-    "optimizer.config.lr": 0.001,
-    "lr_scheduler.config.num_warmup_steps": 2,
-    "trainer.max_grad_norm": 1.0,
-    "regime.num_steps": 6,
-    "regime.validate_every_n_steps": 6,
-    "regime.checkpoint_every_n_steps": 6,
-    "regime.publish_metrics_every_n_steps": 2,
-    "common.torch.num_threads": 1,
-    "common.metric_recorders.tensorboard.enabled": "false",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    returncode: int
-    output: str
-    directory: Path
-
-    def rows(self, category: str) -> list[dict[str, Any]]:
-        file = self.directory / "metrics" / f"{category}.jsonl"
-
-        return [json.loads(line) for line in file.read_text().splitlines()]
-
-    def state(self, kind: str, step_nr: int) -> Any:
-        (file,) = (self.directory / "checkpoints" / f"step_{step_nr}" / kind).rglob("*.pt")
-
-        return torch.load(file, weights_only=False)
-
-
-Pretrain = Callable[..., Run]
-
-
-def run_pretrain(
-    directory: Path,
-    overrides: dict[str, Any] | None = None,
-    *,
-    config_file: Path | None = None,
-    launcher: Sequence[str] = (),
-    base: dict[str, Any] = SMALL,
-    extra: Sequence[str] = (),
-) -> Run:
-    """Run ``eqssl pretrain`` to its end."""
-    command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", "pretrain"]
-
-    if config_file is not None:
-        command += ["--config-file", str(config_file)]
-
-    settings = base | (overrides or {})
-
-    if settings:
-        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
-
-    command += ["--no-rich", *extra, str(directory)]
-
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
-
-    return Run(result.returncode, result.stdout + result.stderr, directory)
+from recipe_runs import Run, run_pretrain
 
 
 @pytest.fixture
-def pretrain(tmp_path: Path) -> Pretrain:
+def pretrain(tmp_path: Path) -> Callable[..., Run]:
     def run(name: str, overrides: dict[str, Any] | None = None, **kwargs: Any) -> Run:
         return run_pretrain(tmp_path / name, overrides, **kwargs)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from recipe_runs import assert_same
 
 NUM_STEPS = 20
 
@@ -15,25 +13,6 @@ TWENTY_STEPS = {
     "model.config_overrides.encoder_config.dropout_p": 0.1,
     "model.config_overrides.encoder_config.layer_drop_p": 0.1,
 }
-
-
-def assert_same(left: Any, right: Any, where: str = "") -> None:
-    assert type(left) is type(right), where
-
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-
-        for key in left:
-            assert_same(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), where
-
-        for i, (a, b) in enumerate(zip(left, right)):
-            assert_same(a, b, f"{where}[{i}]")
-    else:
-        assert left == right, where
 
 
 def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain):

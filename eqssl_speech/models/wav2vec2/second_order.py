@@ -27,7 +27,7 @@ def make_twice_differentiable(model: Module) -> None:
     """Let weight-normalised layers compute their weight in steps whose second derivatives are right.
 
     The fused ``torch._weight_norm`` of torch 2.9 has a wrong second derivative where the norm keeps the first or the
-    last dimension (``gradgradcheck`` fails), as in the positional convolution of wav2vec 2.0. First derivatives are right.
+    last dimension (``gradgradcheck`` fails), as in wav2vec 2.0. First derivatives are right.
 
     :param model: Changed in place; parameters and their names stay.
     """

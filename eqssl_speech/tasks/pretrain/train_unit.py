@@ -180,8 +180,8 @@ class PretrainUnit(TrainUnit[Episode]):
         if self._num_non_finite_in_a_row >= self._max_num_non_finite:
             raise TrainingDivergedError(
                 f"{self._num_non_finite_in_a_row} episodes in a row had a loss or gradient that is not finite, the "
-                f"last one of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: lower "
-                "`equilibrium.inner_lr` or the learning rate and resume from the last checkpoint."
+                f"last one of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: "
+                "lower `equilibrium.inner_lr` or the learning rate and resume from the last checkpoint."
             )
 
     @override

@@ -1,0 +1,106 @@
+"""Runs of the pre-training recipe, as a user starts them, on the sample that ships with the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+SAMPLE = REPOSITORY / "recipes" / "quickstart" / "corpus"
+
+# A run of seconds: the smallest architecture, two sources, five batches of 2 s.
+SMALL = {
+    "model.arch": "micro",
+    "dataset.corpus": SAMPLE,
+    "dataset.sources": "[ru-festvox, es-drascula]",
+    "dataset.audio_seconds_per_update": 12,
+    "validation.num_adaptation_steps": 1,
+    "validation.max_num_batches": 1,
+    "validation.audio_seconds_per_batch": 8,
+    "optimizer.config.lr": 0.001,
+    "lr_scheduler.config.num_warmup_steps": 2,
+    "trainer.max_grad_norm": 1.0,
+    "regime.num_steps": 6,
+    "regime.validate_every_n_steps": 6,
+    "regime.checkpoint_every_n_steps": 6,
+    "regime.publish_metrics_every_n_steps": 2,
+    "common.torch.num_threads": 1,
+    "common.metric_recorders.tensorboard.enabled": "false",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    returncode: int
+    output: str
+    directory: Path
+
+    def rows(self, category: str) -> list[dict[str, Any]]:
+        file = self.directory / "metrics" / f"{category}.jsonl"
+
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def state(self, kind: str, step_nr: int) -> Any:
+        (file,) = (self.directory / "checkpoints" / f"step_{step_nr}" / kind).rglob("*.pt")
+
+        return torch.load(file, weights_only=False)
+
+
+def run_pretrain(
+    directory: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    config_file: Path | None = None,
+    launcher: Sequence[str] = (),
+    base: dict[str, Any] = SMALL,
+    extra: Sequence[str] = (),
+) -> Run:
+    """Run ``eqssl pretrain`` to its end."""
+    command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", "pretrain"]
+
+    if config_file is not None:
+        command += ["--config-file", str(config_file)]
+
+    settings = base | (overrides or {})
+
+    if settings:
+        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
+
+    command += ["--no-rich", *extra, str(directory)]
+
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+
+    return Run(result.returncode, result.stdout + result.stderr, directory)
+
+
+def assert_same(left: Any, right: Any, where: str = "") -> None:
+    """Compare two states to the last bit."""
+    assert type(left) is type(right), where
+
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+
+        for i, (a, b) in enumerate(zip(left, right)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert left == right, where

@@ -1,0 +1,122 @@
+"""Every configuration in ``recipes/`` runs for a few steps, and what users do with runs works on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recipe_runs import REPOSITORY, SMALL, assert_same
+
+CONFIGS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+
+FEW_STEPS = {
+    "model.arch": "micro",
+    "regime.num_steps": 4,
+    "regime.validate_every_n_steps": 4,
+    "regime.checkpoint_every_n_steps": 4,
+    "regime.publish_metrics_every_n_steps": 2,
+    "lr_scheduler.config.num_warmup_steps": 2,
+    "validation.max_num_batches": 1,
+    "common.torch.num_threads": 1,
+}
+
+
+def test_there_are_configurations():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(REPOSITORY / "recipes")))
+def test_configuration_runs(pretrain, file):
+    run = pretrain("out", FEW_STEPS, config_file=file, base={})
+
+    assert run.returncode == 0, run.output
+
+    row = run.rows("train")[-1]
+
+    for name in ("plain_loss", "adapted_loss", "grad_norm", "audio_seconds_per_update"):
+        assert torch.isfinite(torch.tensor(row[name])), name
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"dataset.regime": "mixed", "equilibrium": "null"},
+        {"dataset.regime": "mixed", "equilibrium": "null", "dataset.sampling_alpha": 0.5},
+        {"dataset.sources_per_step": 1, "dataset.sampling_alpha": 0.5},
+        {"dataset.source_weighting": "proportional"},
+        {"equilibrium.order": "exact"},
+        {"equilibrium.outer_weights": "[0.25, 0.75]"},
+        {"equilibrium.precondition": "true", "equilibrium.normalize_inner_grad": "true"},
+        {"equilibrium.start_after_num_steps": 2, "equilibrium.num_inner_warmup_steps": 2},
+        {"trainer.mixed_precision.mode": "auto", "trainer.mixed_precision.dtype": "bfloat16"},
+        {
+            "equilibrium": "null",
+            "optimizer": "{name: equilibrium, config: {num_inner_steps: 1, inner_lr: 0.03}}",
+        },
+    ],
+    ids=lambda o: ",".join(o),
+)
+def test_mode_runs(pretrain, overrides):
+    if "optimizer" in overrides:
+        overrides = {f"set:{k}" if k == "optimizer" else k: v for k, v in overrides.items()}
+
+        run = pretrain(
+            "out", overrides, base={k: v for k, v in SMALL.items() if "optimizer" not in k}
+        )
+    else:
+        run = pretrain("out", overrides)
+
+    assert run.returncode == 0, run.output
+    assert run.rows("valid")[-1]["plain_loss"] > 0
+
+
+def test_run_that_was_stopped_ends_bitwise_where_the_other_ends(pretrain):
+    settings = {"regime.checkpoint_every_n_steps": 2, "lr_scheduler": "null"}
+
+    whole = pretrain("whole", settings | {"regime.num_steps": 6})
+    first = pretrain(
+        "parts", settings | {"regime.num_steps": 2, "regime.validate_every_n_steps": 2}
+    )
+    second = pretrain("parts", settings | {"regime.num_steps": 6})
+
+    assert whole.returncode == 0, whole.output
+    assert first.returncode == 0, first.output
+    assert second.returncode == 0, second.output
+    assert "Resuming from step 2" in second.output
+
+    for kind in ("model", "optimizer", "data_reader"):
+        assert_same(whole.state(kind, 6), second.state(kind, 6), kind)
+
+    assert whole.rows("train")[-1]["plain_loss"] == second.rows("train")[-1]["plain_loss"]
+
+
+def test_dumped_configuration_gives_the_same_configuration(pretrain, tmp_path):
+    config = CONFIGS[0]
+
+    first = pretrain("x", {}, config_file=config, base={}, extra=["--dump-config"])
+    dumped = tmp_path / "dumped.yaml"
+    dumped.write_text(yaml_of(first.output))
+
+    second = pretrain("x", {}, config_file=dumped, base={}, extra=["--dump-config"])
+
+    assert first.returncode == second.returncode == 0
+    assert yaml_of(first.output) == yaml_of(second.output)
+    assert "num_inner_steps" in yaml_of(first.output)
+
+
+def yaml_of(output: str) -> str:
+    """Leave out what the host logs beside the configuration."""
+    return output[output.index("model:\n") :].split("\n20")[0]
+
+
+def test_what_trains_stays_where_it_was(pretrain):
+    """Golden losses in bits; a commit that moves them says why. The tolerance is for other processors' rounding."""
+    run = pretrain("golden", {"equilibrium.inner_lr": 0.1})
+
+    assert run.returncode == 0, run.output
+
+    losses = [row["plain_loss"] for row in run.rows("train")]
+
+    assert losses == pytest.approx(GOLDEN_PLAIN_LOSSES, abs=2e-3)
+
+
+GOLDEN_PLAIN_LOSSES = [0.0, 0.0, 0.0]

@@ -1,0 +1,378 @@
+"""Readers hand out the same audio after a resume, whatever they had read ahead, and bear bad recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqssl_speech.data.audio import AudioFormat, read_audio
+from eqssl_speech.data.batching import BatchPlan, Crop
+from eqssl_speech.data.episodes import Episode
+from eqssl_speech.data.loading import BatchLoader, LoadFailure, Utterances
+from eqssl_speech.data.readers import EpisodeReader, ValidationReader
+from eqssl_speech.error import InputError
+from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection, ValidationSection
+from eqssl_speech.tasks.pretrain.sources import (
+    CheckedSources,
+    check_sources,
+    create_planner,
+    create_train_reader,
+    create_valid_reader,
+)
+
+FORMAT = AudioFormat()
+
+
+def make_config(corpus: Path, **dataset: object) -> PretrainConfig:
+    """Return a configuration by which a pass over a source is some three batches, of which a step takes two."""
+    section = {"audio_seconds_per_update": 12.0, "num_workers": 2, "num_prefetch": 6}
+
+    return PretrainConfig(
+        dataset=SourcesSection(corpus=corpus, **section | dataset),
+        validation=ValidationSection(num_adaptation_steps=2, audio_seconds_per_batch=3.0),
+    )
+
+
+def make_reader(
+    config: PretrainConfig, sources: CheckedSources, loader: BatchLoader | None = None
+) -> EpisodeReader:
+    planner, _, utterances = create_planner(config, sources.train, num_inner_steps=1)
+
+    return create_train_reader(
+        config, planner, utterances, loader or BatchLoader(FORMAT, normalize=False)
+    )
+
+
+def take(reader: EpisodeReader, num_steps: int) -> list[list[Episode]]:
+    return list(islice(reader, num_steps))
+
+
+def assert_same(steps: Sequence[Sequence[Episode]], others: Sequence[Sequence[Episode]]) -> None:
+    assert len(steps) == len(others)
+
+    for episodes, other_episodes in zip(steps, others):
+        assert [e.source_name for e in episodes] == [e.source_name for e in other_episodes]
+        assert [e.seed for e in episodes] == [e.seed for e in other_episodes]
+
+        for episode, other in zip(episodes, other_episodes):
+            assert len(episode.batches) == len(other.batches)
+
+            for batch, other_batch in zip(episode.batches, other.batches):
+                assert torch.equal(batch.seqs, other_batch.seqs)
+
+
+def spoil(utterances: Utterances, index: int) -> Path:
+    """Replace a recording that has been checked with something that is no audio."""
+    manifest, entry_nr = utterances.items[index]
+
+    file = manifest.locate(manifest.entries[entry_nr])
+    file.write_bytes(b"no audio at all")
+
+    return file
+
+
+@pytest.fixture
+def corpus(make_corpus: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_corpus(tmp_path / "corpus", num_valid=5, formats=("wav", "flac"), slices=True)
+
+
+@pytest.fixture
+def even_corpus(make_corpus: Callable[..., Path], tmp_path: Path) -> Path:
+    """A corpus whose utterances are of one length, so that each can stand in for any other."""
+    return make_corpus(
+        tmp_path / "even", num_train=8, min_duration_s=1.5, max_duration_s=1.5, formats=("wav",)
+    )
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 4])
+@pytest.mark.parametrize("num_prefetch", [1, 9])
+def test_new_reader_continues_bitwise_whatever_the_first_had_read_ahead(
+    corpus: Path, num_steps: int, num_prefetch: int
+) -> None:
+    config = make_config(corpus, num_prefetch=num_prefetch)
+    sources = check_sources(config.dataset)
+
+    first = make_reader(config, sources)
+    take(first, num_steps)
+
+    # As it comes back from a file.
+    state = json.loads(json.dumps(first.state_dict()))
+
+    assert state["step_nr"] == num_steps
+
+    continuation = take(first, 5)
+
+    assert first.state_dict() != state
+
+    second = make_reader(config, sources)
+    take(second, 1)
+    second.load_state_dict(state)
+
+    assert_same(take(second, 5), continuation)
+    assert second.state_dict() == first.state_dict()
+
+
+def test_number_of_workers_does_not_change_what_is_read(corpus: Path) -> None:
+    sources = check_sources(make_config(corpus).dataset)
+
+    alone, many = (
+        take(make_reader(make_config(corpus, num_workers=n), sources), 4) for n in (1, 4)
+    )
+
+    assert_same(alone, many)
+
+
+def test_reader_that_is_closed_and_used_again_skips_nothing(corpus: Path) -> None:
+    config = make_config(corpus)
+    sources = check_sources(config.dataset)
+
+    expected = take(make_reader(config, sources), 4)
+
+    reader = make_reader(config, sources)
+    steps = take(reader, 2)
+    reader.close()
+    steps += take(reader, 2)
+
+    assert_same(steps, expected)
+
+    reader.reset()
+
+    assert_same(take(reader, 4), expected)
+
+
+def test_step_has_an_episode_of_every_source_with_one_batch_more_than_inner_steps(
+    corpus: Path,
+) -> None:
+    config = make_config(corpus)
+    reader = make_reader(config, check_sources(config.dataset))
+
+    assert reader.num_accumulate == 2
+
+    for episodes in take(reader, 3):
+        assert [e.source_name for e in episodes] == ["en", "de"]
+        assert [len(e.batches) for e in episodes] == [2, 2]
+
+        for episode in episodes:
+            num_samples = sum(b.seqs.numel() for b in episode.batches)
+
+            assert episode.num_samples == num_samples
+            assert 0 <= 6 * 16_000 - num_samples < episode.num_utterances + 2
+
+
+def test_state_of_another_number_of_sources_is_refused(corpus: Path) -> None:
+    config = make_config(corpus)
+    one = make_config(corpus, sources=["en"])
+
+    state = make_reader(one, check_sources(one.dataset)).state_dict()
+
+    with pytest.raises(InputError, match=r"1 data source.*names 2.*`dataset\.sources`"):
+        make_reader(config, check_sources(config.dataset)).load_state_dict(state)
+
+
+def test_bad_recording_is_named_once_and_another_takes_its_place(even_corpus: Path) -> None:
+    config = make_config(even_corpus)
+    sources = check_sources(config.dataset)
+
+    whole = take(make_reader(config, sources), 8)
+
+    file = spoil(sources.train[1], 3)
+
+    failures: list[LoadFailure] = []
+    loader = BatchLoader(FORMAT, normalize=False, on_failure=failures.append)
+    reader = make_reader(config, sources, loader)
+    steps = take(reader, 8)
+
+    [failure] = failures
+
+    assert failure.source_name == "de"
+    assert file.name in failure.file
+    assert file.name in failure.message
+    assert (loader.num_bad("en"), loader.num_bad("de")) == (0, 1)
+
+    num_changed = 0
+
+    for episodes, whole_episodes in zip(steps, whole, strict=True):
+        assert_same([episodes[:1]], [whole_episodes[:1]])
+
+        for batch, whole_batch in zip(episodes[1].batches, whole_episodes[1].batches):
+            assert batch.seqs.shape == whole_batch.seqs.shape
+
+            num_changed += int((batch.seqs != whole_batch.seqs).any(dim=1).sum())
+
+    # Eight utterances, of which each batch of three seconds takes two.
+    assert num_changed in (4, 8 * 2 * 2 // 8)
+
+
+def test_resumed_reader_replaces_a_bad_recording_by_the_same_one(even_corpus: Path) -> None:
+    config = make_config(even_corpus)
+    sources = check_sources(config.dataset)
+
+    spoil(sources.train[0], 5)
+
+    first = make_reader(config, sources)
+    take(first, 6)
+    state = first.state_dict()
+    continuation = take(first, 6)
+
+    # It has not met the bad recording yet.
+    second = make_reader(config, sources)
+    second.load_state_dict(state)
+
+    assert_same(take(second, 6), continuation)
+
+
+def test_stand_in_is_the_next_that_is_long_enough_from_its_start(corpus: Path) -> None:
+    sources = check_sources(make_config(corpus).dataset)
+    utterances = sources.train[0]
+
+    order = sorted(range(3), key=lambda i: int(utterances.lengths[i]))  # Files of their own.
+    bad = order[0]
+    num_samples = int(utterances.lengths[bad]) - 100
+
+    spoil(utterances, bad)
+
+    batch = BatchLoader(FORMAT, normalize=False).load(
+        utterances, BatchPlan((Crop(bad, 60),), num_samples)
+    )
+
+    stand_in = next(i for i in range(bad + 1, bad + 6) if utterances.lengths[i % 6] >= num_samples)
+    manifest, entry_nr = utterances.items[stand_in % 6]
+    entry = manifest.entries[entry_nr]
+
+    expected = read_audio(manifest.locate(entry), entry, FORMAT, start=0, num_samples=num_samples)
+
+    assert torch.equal(batch.seqs, torch.from_numpy(expected)[None])
+
+
+def test_batch_is_smaller_only_where_no_recording_is_long_enough(corpus: Path) -> None:
+    utterances = check_sources(make_config(corpus).dataset).train[0]
+    lengths = [int(n) for n in utterances.lengths]
+
+    # One that has a file of its own, as if it were longer than all others.
+    utterances = Utterances(
+        "en", utterances.items[:3], utterances.lengths[:3] + [lengths[1] + lengths[2], 0, 0]
+    )
+
+    spoil(utterances, 0)
+
+    batch = BatchLoader(FORMAT, normalize=False).load(
+        utterances, BatchPlan((Crop(0, 0),), lengths[1] + lengths[2])
+    )
+
+    assert batch.seqs.shape == (1, max(lengths[1:3]))
+
+
+def test_source_without_a_readable_recording_stops_the_run(even_corpus: Path) -> None:
+    config = make_config(even_corpus)
+    sources = check_sources(config.dataset)
+
+    for i in range(8):
+        spoil(sources.train[1], i)
+
+    failures: list[LoadFailure] = []
+    loader = BatchLoader(FORMAT, normalize=False, on_failure=failures.append)
+
+    with pytest.raises(InputError, match=r"^de: no recording can be read any more.*eqssl check"):
+        take(make_reader(config, sources, loader), 2)
+
+    assert sorted(f.file for f in failures) == sorted({f.file for f in failures})
+    assert len(failures) == loader.num_bad("de") == 8
+
+
+def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None:
+    config = make_config(corpus)
+
+    reader = make_reader(config, check_sources(config.dataset), BatchLoader(FORMAT, normalize=True))
+
+    for episode in take(reader, 1)[0]:
+        for batch in episode.batches:
+            # The epsilon in the variance's root takes a little off quiet recordings.
+            torch.testing.assert_close(
+                batch.seqs.mean(dim=1), torch.zeros(batch.batch_size), atol=1e-4, rtol=0
+            )
+            torch.testing.assert_close(
+                batch.seqs.std(dim=1), torch.ones(batch.batch_size), atol=2e-2, rtol=0
+            )
+
+
+def make_valid_reader(
+    config: PretrainConfig, sources: CheckedSources, rank: int = 0, num_ranks: int = 1
+) -> ValidationReader:
+    loader = BatchLoader(FORMAT, normalize=False)
+
+    return create_valid_reader(
+        config, sources.train[0], sources.valid[0], loader, rank=rank, num_ranks=num_ranks
+    )
+
+
+def test_validation_reads_the_same_after_each_reset(corpus: Path) -> None:
+    config = make_config(corpus)
+    reader = make_valid_reader(config, check_sources(config.dataset))
+
+    first = list(reader)
+
+    assert len(first) > 1
+    assert all(len(episodes) == 1 for episodes in first)
+
+    for _ in range(2):
+        reader.reset()
+
+        assert_same(list(reader), first)
+
+    # In the middle too.
+    reader.reset()
+    next(reader)
+    reader.reset()
+
+    assert_same(list(reader), first)
+
+
+def test_validation_adapts_on_training_batches_and_covers_the_validation_split(
+    corpus: Path,
+) -> None:
+    config = make_config(corpus)
+    sources = check_sources(config.dataset)
+
+    episodes = [episode for [episode] in make_valid_reader(config, sources)]
+
+    # Two batches to adapt on, then one to evaluate.
+    assert {len(e.batches) for e in episodes} == {3}
+    assert {e.source_name for e in episodes} == {"en"}
+
+    starts = torch.cat([e.batches[2].seqs[:, :1600] for e in episodes])
+    expected = torch.stack(
+        [
+            torch.from_numpy(read_audio(m.locate(m.entries[i]), m.entries[i], FORMAT)[:1600])
+            for m, i in sources.valid[0].items
+        ]
+    )
+
+    assert len(starts) == 5
+    assert {tuple(row.tolist()) for row in starts} == {tuple(row.tolist()) for row in expected}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_out_the_validation_of_one(corpus: Path, num_ranks: int) -> None:
+    config = make_config(corpus)
+    sources = check_sources(config.dataset)
+
+    alone = list(make_valid_reader(config, sources))
+
+    for rank in range(num_ranks):
+        assert_same(
+            list(make_valid_reader(config, sources, rank, num_ranks)), alone[rank::num_ranks]
+        )
+
+
+def test_validation_without_adaptation_has_only_the_batch_to_evaluate(corpus: Path) -> None:
+    config = make_config(corpus)
+    config.validation.num_adaptation_steps = 0
+
+    reader = make_valid_reader(config, check_sources(config.dataset))
+
+    assert all(len(episode.batches) == 1 for [episode] in reader)

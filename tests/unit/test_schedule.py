@@ -1,0 +1,77 @@
+"""Which data sources an outer step sees follows from the seed and the sources' seconds of audio alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from eqssl_speech.data.schedule import SourceSchedule
+
+DURATIONS_S = (36_000.0, 5_400.0, 720.0, 90.0)
+
+
+def make_schedule(**overrides: object) -> SourceSchedule:
+    return SourceSchedule(DURATIONS_S, **({"num_per_step": 3, "alpha": 0.5, "seed": 7} | overrides))
+
+
+def test_every_rank_derives_the_same_sources_in_any_order_of_asking() -> None:
+    steps = range(1, 200)
+
+    forwards = {step: make_schedule().sources_at(step) for step in steps}
+
+    # Another rank that has resumed half-way, and one that asks backwards.
+    other = make_schedule()
+
+    assert {step: other.sources_at(step) for step in reversed(steps)} == forwards
+    assert make_schedule().sources_at(100) == forwards[100]
+
+
+def test_steps_and_seeds_draw_different_sources() -> None:
+    draws = [make_schedule().sources_at(step) for step in range(1, 50)]
+    others = [make_schedule(seed=8).sources_at(step) for step in range(1, 50)]
+
+    assert len(set(draws)) > 1
+    assert draws != others
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+def test_frequencies_follow_the_durations_to_the_power_of_alpha(alpha: float) -> None:
+    schedule = make_schedule(alpha=alpha)
+
+    num_steps = 4_000
+
+    counts = Counter(s for step in range(1, num_steps + 1) for s in schedule.sources_at(step))
+    total = 3 * num_steps
+
+    weights = np.asarray(DURATIONS_S) ** alpha
+    expected = weights / weights.sum()
+
+    # Five standard deviations of a binomial share.
+    tolerance = 5 * np.sqrt(expected * (1 - expected) / total)
+    found = np.array([counts[i] / total for i in range(len(DURATIONS_S))])
+
+    assert (np.abs(found - expected) <= tolerance).all()
+    assert schedule.shares == pytest.approx(tuple(expected))
+
+
+def test_step_has_as_many_draws_as_asked_for_with_repetitions() -> None:
+    schedule = make_schedule(num_per_step=6)
+
+    draws = schedule.sources_at(1)
+
+    assert schedule.num_sources_per_step == len(draws) == 6
+    assert set(draws) <= set(range(4))
+    assert list(draws) == sorted(draws)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_without_a_number_every_source_has_its_turn_once_in_each_step(alpha: float) -> None:
+    schedule = make_schedule(num_per_step=None, alpha=alpha)
+
+    assert schedule.num_sources_per_step == 4
+    assert schedule.shares == pytest.approx((0.25,) * 4)
+
+    for step in (1, 2, 99):
+        assert schedule.sources_at(step) == (0, 1, 2, 3)
