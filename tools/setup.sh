@@ -102,7 +102,7 @@ install() {
         sleep 1
         if [ $((SECONDS - start - said)) -ge 20 ]; then
             said=$((SECONDS - start))
-            say "$said s: $(tail -n 1 "$log" | sed 's/^ *//' | cut -c 1-100)"
+            say "$said s: $(tail -n 1 "$log" | sed 's/^ *//' | cut -c 1-70)"
         fi
     done
 
