@@ -186,6 +186,7 @@ class _Wiring:
             self._optimizer,
             source_names,
             self._context.metric_recorder,
+            self._loader.num_bad,
             num_episodes=num_episodes,
             sample_rate=dataset.sample_rate,
             proportional=dataset.source_weighting == "proportional",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import final
 
 import torch
@@ -38,6 +38,7 @@ class PretrainUnit(TrainUnit[Episode]):
         optimizer: Optimizer,
         source_names: Sequence[str],
         recorder: MetricRecorder,
+        count_bad: Callable[[str], int],
         *,
         num_episodes: int,
         sample_rate: int,
@@ -51,6 +52,7 @@ class PretrainUnit(TrainUnit[Episode]):
         :param optimizer: Is told the number of the step too, if it adapts.
         :param source_names: The data sources (or ``mixed``).
         :param recorder: Gets the values of each source on a line of their own.
+        :param count_bad: Returns how many recordings of a source could not be read by this rank so far.
         :param num_episodes: The episodes of an outer step on this rank.
         :param sample_rate: Of the audio, in Hz.
         :param proportional: Weigh episodes by their number of targets instead of alike.
@@ -62,6 +64,7 @@ class PretrainUnit(TrainUnit[Episode]):
         self._optimizer = optimizer if isinstance(optimizer, EquilibriumOptimizer) else None
         self._source_names = source_names
         self._recorder = recorder
+        self._count_bad = count_bad
         self._num_episodes = num_episodes
         self._sample_rate = sample_rate
         self._proportional = proportional
@@ -202,4 +205,8 @@ class PretrainUnit(TrainUnit[Episode]):
         self._num_steps, self._published_at = 0, now
 
         for name, row in rows.items():
+            num_bad = self._count_bad(name)
+            if num_bad > 0:
+                row["bad_recordings"] = num_bad
+
             self._recorder.record_metric_values(f"train/{name}", row, self._step_nr)
