@@ -93,8 +93,9 @@ install() {
     warn_if_disk_is_small
     say "installing (a fresh installation takes about 7 GB and some minutes; log: $log)"
 
+    # Python compiles on import what is imported, a small part of it all.
     "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-        --editable ".[$extra]" >"$log" 2>&1 &
+        --no-compile --editable ".[$extra]" >"$log" 2>&1 &
     pid=$!
     trap 'kill "$pid" 2>/dev/null || true' EXIT
 
