@@ -23,7 +23,7 @@ def read_version() -> str:
 
 TEST = ["pytest>=8"]
 
-CHECK = ["ruff>=0.9", "mypy>=1.14", "types-setuptools"]
+CHECK = ["ruff>=0.9", "mypy>=1.14"]
 
 # What tools/bench_inner.py compares with. Never needed to train. (learn2learn needs hand-work: see there.)
 BENCH = ["higher", "torchopt"]
