@@ -155,7 +155,11 @@ def split_by_source(
 
         if mine.get("code_perplexity", 0.0) > 0.0:
             row |= {k: v for k, v in mine.items() if not k.startswith("total_")}
-            row["adaptation_gain"] = row["plain_loss"] - row["adapted_loss"]
+            # A mean of nothing computes to zero, which no loss is.
+            if row["adapted_loss"] == 0.0:
+                del row["adapted_loss"]
+            else:
+                row["adaptation_gain"] = row["plain_loss"] - row["adapted_loss"]
 
         result[source_name] = row
 

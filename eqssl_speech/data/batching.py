@@ -42,6 +42,9 @@ class BatchSize:
     max_num_samples: int
     """No crop is longer."""
 
+    min_num_samples: int = 1
+    """No crop is shorter; no utterance may be."""
+
 
 @final
 class BatchStream:
@@ -126,14 +129,14 @@ class BatchStream:
         else:
             order = rng.choice(num_utterances, size=num_utterances, p=self._probabilities)
 
-        groups = group_by_length(order, self._lengths, self._size.num_samples)
+        groups = group_by_length(order, self._lengths, self._size)
 
         plans = [self._crop(group, rng) for group in groups]
 
         return [plans[i] for i in rng.permutation(len(plans))]
 
     def _crop(self, group: list[int], rng: np.random.Generator) -> BatchPlan:
-        num_samples = self._size.num_samples // len(group)
+        num_samples = min(self._size.num_samples // len(group), int(self._lengths[group].min()))
 
         starts = rng.integers(0, self._full_lengths[group] - num_samples + 1)
 
@@ -143,13 +146,16 @@ class BatchStream:
 
 
 def group_by_length(
-    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], num_samples: int
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], size: BatchSize
 ) -> list[list[int]]:
-    """Join utterances of like length until ``len(group) * shortest >= num_samples``.
+    """Join utterances of like length until ``len(group) * shortest`` reaches the budget.
+
+    Where the crops would be too short then, the last one is left to the next group, and the group is a little smaller
+    than the budget.
 
     :param order: The utterances in the order in which they are seen.
     :param lengths: The number of samples of each utterance.
-    :param num_samples: What a group has to hold.
+    :param size: The bounds of a group.
     :returns: The groups; the utterances left over at the end are in none.
     """
     groups: list[list[int]] = []
@@ -164,9 +170,15 @@ def group_by_length(
         for utterance in bucket:
             rest.append(utterance)
 
-            if len(rest) * int(lengths[utterance]) >= num_samples:
+            if len(rest) * int(lengths[utterance]) < size.num_samples:
+                continue
+
+            if size.num_samples // len(rest) >= size.min_num_samples:
                 groups.append(rest)
                 rest = []
+            else:
+                groups.append(rest[:-1])
+                rest = rest[-1:]
 
     return groups
 

@@ -25,7 +25,7 @@ _REMEDIES: Final[dict[Reason, str]] = {
     "truncated": _REPLACE,
     "empty": _REPLACE,
     "not finite": _REPLACE,
-    "too short": "lower `dataset.min_audio_s`, or remove their lines",
+    "too short": "lower `dataset.min_audio_s` (to 0.62 at the least), or remove their lines",
     "sample rate": "set `dataset.resample=true` to have them resampled",
     "channels": "set `dataset.downmix=true` to have their channels averaged",
     "wrong length": "correct the lengths in the manifest",

@@ -114,29 +114,34 @@ class BatchLoader:
         self, utterances: Utterances, index: int, start: int, num_samples: int
     ) -> npt.NDArray[np.float32] | None:
         for candidate in self._candidates(utterances, index, num_samples):
-            manifest, entry_nr = utterances.items[candidate]
-            entry = manifest.entries[entry_nr]
-
             # A stand-in is read from its start: the random place was drawn for another length.
             first = start if candidate == index else 0
 
-            try:
-                return read_audio(
-                    manifest.locate(entry),
-                    entry,
-                    self._format,
-                    start=first,
-                    num_samples=num_samples,
-                )
-            except AudioError as ex:
-                self._report(utterances, candidate, ex)
+            row = self._read_one(utterances, candidate, first, num_samples)
+            if row is not None:
+                return row
 
         return None
+
+    def _read_one(
+        self, utterances: Utterances, index: int, start: int, num_samples: int
+    ) -> npt.NDArray[np.float32] | None:
+        manifest, entry_nr = utterances.items[index]
+        entry = manifest.entries[entry_nr]
+
+        try:
+            return read_audio(
+                manifest.locate(entry), entry, self._format, start=start, num_samples=num_samples
+            )
+        except AudioError as ex:
+            self._report(utterances, index, ex)
+
+            return None
 
     def _read_longest(self, utterances: Utterances) -> npt.NDArray[np.float32]:
         """Read the longest utterance that can be read, where none is as long as the plan has it."""
         for index in np.argsort(-utterances.lengths, kind="stable"):
-            row = self._read(utterances, int(index), 0, int(utterances.lengths[index]))
+            row = self._read_one(utterances, int(index), 0, int(utterances.lengths[index]))
             if row is not None:
                 return row
 

@@ -146,6 +146,7 @@ class ValidationReader(DataReader[Episode], Closable):
         valid: Utterances,
         loader: BatchLoader,
         *,
+        num_steps: int,
         num_workers: int,
     ) -> None:
         """
@@ -153,9 +154,13 @@ class ValidationReader(DataReader[Episode], Closable):
         :param train: What the indices of the first mean.
         :param valid: What the indices of the second mean.
         :param loader: Reads them.
+        :param num_steps: How many lists of episodes there are, the last of them empty where the plans are fewer. The
+            same on all ranks, because the host talks to the others between two of them.
         :param num_workers: How many episodes are decoded at once.
         """
         self._plans = list(plans)
+        self._num_steps = num_steps
+        self._step_nr = 0
         self._train = train
         self._valid = valid
         self._loader = loader
@@ -168,6 +173,14 @@ class ValidationReader(DataReader[Episode], Closable):
 
     @override
     def __next__(self) -> list[Episode]:
+        if self._step_nr >= self._num_steps:
+            raise StopIteration
+
+        self._step_nr += 1
+
+        if self._step_nr > len(self._plans):
+            return []
+
         if self._iterator is None:
             self._iterator = iter(self._build())
 
@@ -178,6 +191,8 @@ class ValidationReader(DataReader[Episode], Closable):
 
     @override
     def reset(self) -> None:
+        self._step_nr = 0
+
         self.close()
 
     @override

@@ -20,7 +20,7 @@ from eqssl_speech.equilibrium.functional import outer_gradient
 from eqssl_speech.equilibrium.inner import InnerLoop, InnerTrace, NonFiniteError, descend
 from eqssl_speech.equilibrium.optimizer import EquilibriumOptimizer
 from eqssl_speech.equilibrium.sketch import GradientSketch
-from eqssl_speech.equilibrium.snapshot import Snapshot
+from eqssl_speech.equilibrium.snapshot import Snapshot, forget_cast_weights
 from eqssl_speech.equilibrium.surrogate import attach_gradient
 from eqssl_speech.equilibrium.weights import OuterWeights, resolve_outer_weights
 
@@ -34,6 +34,7 @@ __all__ = [
     "Snapshot",
     "attach_gradient",
     "descend",
+    "forget_cast_weights",
     "outer_gradient",
     "resolve_outer_weights",
 ]

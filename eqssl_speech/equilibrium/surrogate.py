@@ -20,7 +20,7 @@ def attach_gradient(
     :param loss: A scalar.
     :param weight: The factor of the loss and of its gradient.
     :param params: Leaf tensors.
-    :param grads: As many tensors, of the same shapes.
+    :param grads: As many tensors, of the same shapes. They are used up by the backward pass, of which there is one.
     :returns: A scalar.
     """
     result: Tensor = _AttachGradient.apply(  # type: ignore[no-untyped-call]
@@ -43,6 +43,9 @@ class _AttachGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         (scale,) = grad_outputs
 
-        grads = [scale.to(g.dtype) * g for g in ctx.grads]
+        # In place, and then given away: there is never a second copy of the gradients.
+        grads = [g.mul_(scale) for g in ctx.grads]
+
+        ctx.grads = ()
 
         return scale * ctx.weight, None, None, *grads, *([None] * ctx.num_params)

@@ -16,7 +16,8 @@ NUM_STEPS = 10
 SETTINGS = {
     "regime.num_steps": NUM_STEPS,
     "regime.validate_every_n_steps": NUM_STEPS,
-    "regime.checkpoint_every_n_steps": NUM_STEPS,
+    "regime.checkpoint_every_n_steps": NUM_STEPS // 2,
+    "regime.publish_metrics_every_n_steps": NUM_STEPS // 2,
     "equilibrium.inner_lr": 0.1,
     # Plain gradient descent would hide an error in the scale of a gradient less than AdamW does, but AdamW turns
     # rounding noise in entries that are nearly zero into whole steps; a larger epsilon does not.
@@ -24,8 +25,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("outer_weights", ["last", "uniform"])
-@pytest.mark.parametrize("num_inner_steps", [0, 1])
+@pytest.mark.parametrize(
+    ("num_inner_steps", "outer_weights"), [(0, "last"), (1, "last"), (1, "uniform")]
+)
 def test_two_processes_equal_one_on_the_same_episodes(
     tmp_path, torchrun, num_inner_steps, outer_weights
 ):
@@ -41,34 +43,15 @@ def test_two_processes_equal_one_on_the_same_episodes(
     assert two.returncode == 0, two.output
 
     ours, theirs = one.state("model", NUM_STEPS), two.state("model", NUM_STEPS)
-
-    start = (
-        run_pretrain(
-            tmp_path / "start",
-            settings
-            | {
-                "regime.num_steps": 1,
-                "regime.validate_every_n_steps": 1,
-                "regime.checkpoint_every_n_steps": 1,
-                "regime.publish_metrics_every_n_steps": 1,
-                "optimizer.config.lr": 1e-12,
-                "lr_scheduler": "null",
-            },
-        ).state("model", 1)
-        if num_inner_steps == 1 and outer_weights == "last"
-        else None
-    )
+    halfway = one.state("model", NUM_STEPS // 2)
 
     for name, value in ours.items():
         # Sums over two processes are taken in another order; ten steps of that in float32.
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6, msg=name)
 
-    if start is not None:
-        moved = max(
-            (ours[n] - v).abs().max().item() for n, v in start.items() if v.is_floating_point()
-        )
+    moved = max((ours[n] - v).abs().max() for n, v in halfway.items() if v.is_floating_point())
 
-        assert moved > 1e-4, "the parameters hardly moved, so the comparison says nothing"
+    assert moved > 1e-3, "the parameters hardly moved, so the comparison says nothing"
 
 
 def test_inner_steps_send_nothing(tmp_path, torchrun):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from recipe_runs import REPOSITORY, SMALL, assert_same
@@ -69,24 +71,52 @@ def test_mode_runs(pretrain, overrides):
     assert run.rows("valid")[-1]["plain_loss"] > 0
 
 
-def test_run_that_was_stopped_ends_bitwise_where_the_other_ends(pretrain):
-    settings = {"regime.checkpoint_every_n_steps": 2, "lr_scheduler": "null"}
+def test_run_that_was_killed_ends_bitwise_where_it_would_have_ended(pretrain, tmp_path):
+    settings = {"regime.checkpoint_every_n_steps": 2}
 
-    whole = pretrain("whole", settings | {"regime.num_steps": 6})
-    first = pretrain(
-        "parts", settings | {"regime.num_steps": 2, "regime.validate_every_n_steps": 2}
-    )
-    second = pretrain("parts", settings | {"regime.num_steps": 6})
+    whole = pretrain("whole", settings)
 
     assert whole.returncode == 0, whole.output
-    assert first.returncode == 0, first.output
-    assert second.returncode == 0, second.output
-    assert "Resuming from step 2" in second.output
+
+    # What a kill after the fourth step leaves, at the worst: the second step's checkpoint and half of the fourth's.
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    checkpoints = tmp_path / "killed" / "checkpoints"
+
+    shutil.rmtree(checkpoints / "step_6")
+    (checkpoints / "step_4").rename(checkpoints / "step_4.tmp")
+    shutil.rmtree(checkpoints / "step_4.tmp" / "model")
+
+    again = pretrain("killed", settings)
+
+    assert again.returncode == 0, again.output
+    assert "Resuming from step 2" in again.output
 
     for kind in ("model", "optimizer", "data_reader"):
-        assert_same(whole.state(kind, 6), second.state(kind, 6), kind)
+        assert_same(whole.state(kind, 6), again.state(kind, 6), kind)
 
-    assert whole.rows("train")[-1]["plain_loss"] == second.rows("train")[-1]["plain_loss"]
+    assert whole.rows("train")[-1]["plain_loss"] == again.rows("train")[-1]["plain_loss"]
+    assert whole.rows("valid")[-1]["plain_loss"] == again.rows("valid")[-1]["plain_loss"]
+
+
+def test_checkpoint_of_one_regime_resumes_in_the_other(pretrain, tmp_path):
+    conventional = {"equilibrium": "null", "regime.checkpoint_every_n_steps": 2}
+    adapting = {"regime.checkpoint_every_n_steps": 2}
+
+    for first, second in ((conventional, adapting), (adapting, conventional)):
+        name = "from_adapting" if first is adapting else "from_conventional"
+
+        start = pretrain(f"{name}_start", first)
+
+        assert start.returncode == 0, start.output
+
+        shutil.copytree(start.directory / "checkpoints", tmp_path / name / "checkpoints")
+        shutil.rmtree(tmp_path / name / "checkpoints" / "step_6")
+
+        run = pretrain(name, second)
+
+        assert run.returncode == 0, run.output
+        assert "Resuming from step 4" in run.output
 
 
 def test_dumped_configuration_gives_the_same_configuration(pretrain, tmp_path):
@@ -119,4 +149,4 @@ def test_what_trains_stays_where_it_was(pretrain):
     assert losses == pytest.approx(GOLDEN_PLAIN_LOSSES, abs=2e-3)
 
 
-GOLDEN_PLAIN_LOSSES = [0.0, 0.0, 0.0]
+GOLDEN_PLAIN_LOSSES = [6.35298, 6.10206, 5.83491]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from fairseq2.recipe.config import (
@@ -25,6 +26,8 @@ from fairseq2.utils.validation import Validatable, ValidationResult
 
 from eqssl_speech.criteria.wav2vec2 import LossSection
 from eqssl_speech.equilibrium import InnerLoop, resolve_outer_weights
+
+_LEAST_AUDIO_S: Final = 0.62
 
 
 @dataclass(kw_only=True)
@@ -138,7 +141,7 @@ class SourcesSection(Validatable):
     """Seconds of audio of one update over all sources, ranks, inner and outer steps."""
 
     min_audio_s: float = 1.0
-    """Shorter recordings are left out, counted and named."""
+    """Shorter recordings are left out, counted and named. At least 0.62, the least that wav2vec 2.0 can mask."""
 
     max_audio_s: float = 15.6
     """Longer recordings are cropped at a random place."""
@@ -172,10 +175,16 @@ class SourcesSection(Validatable):
             _require_at_least(result, self, 1, "sources_per_step")
 
         for name in ("audio_seconds_per_update", "min_audio_s", "max_audio_s"):
-            if not getattr(self, name) > 0.0:
+            if not 0.0 < getattr(self, name) < math.inf:
                 result.add_error(
-                    f"`{name}` must be greater than 0, but is {getattr(self, name)} instead."
+                    f"`{name}` must be greater than 0 and finite, but is {getattr(self, name)} instead."
                 )
+
+        if self.min_audio_s < _LEAST_AUDIO_S:
+            result.add_error(
+                f"`min_audio_s` must be at least {_LEAST_AUDIO_S}, the least that wav2vec 2.0 can mask, but is "
+                f"{self.min_audio_s} instead."
+            )
 
         for name in ("sampling_alpha", "max_bad_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
@@ -218,9 +227,9 @@ class ValidationSection(Validatable):
         _require_at_least(result, self, 0, "num_adaptation_steps")
 
         for name in ("adaptation_lr", "audio_seconds_per_batch"):
-            if not getattr(self, name) > 0.0:
+            if not 0.0 < getattr(self, name) < math.inf:
                 result.add_error(
-                    f"`{name}` must be greater than 0, but is {getattr(self, name)} instead."
+                    f"`{name}` must be greater than 0 and finite, but is {getattr(self, name)} instead."
                 )
 
         if self.max_num_batches is not None:
@@ -260,7 +269,7 @@ class PretrainConfig:
         )
     )
 
-    lr_scheduler: LRSchedulerSection | None = field(
+    lr_scheduler: LRSchedulerSection = field(
         default_factory=lambda: LRSchedulerSection(
             name=POLYNOMIAL_DECAY_LR, config=PolynomialDecayLRConfig(num_warmup_steps=32_000)
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from eqssl_speech.criteria.base import Criterion, CriterionOutput
@@ -148,6 +149,9 @@ class EpisodeLoss:
                 order="exact",
                 outer_weights=self._outer_weights,
             )
+
+        if not bool(torch.isfinite(get_total_norm(list(grads.values())))):
+            raise NonFiniteError(self._optimizer.num_inner_steps, "gradient")
 
         if self._model is not self._module:
             # A distributed wrapper reduces gradients only after a forward pass of its own.

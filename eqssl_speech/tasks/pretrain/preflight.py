@@ -51,7 +51,7 @@ class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[mi
 
         self._resolver = resolver
         self._config = config
-        self._checked = False
+        self._checked: set[Path] = set()
 
     @override
     def create(self, output_dir: Path) -> Path:
@@ -60,10 +60,10 @@ class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[mi
         :raises InputError: If the run cannot start.
         """
         # The host asks again each time that somebody wants to know the directory.
-        if not self._checked:
+        if output_dir not in self._checked:
             self._check(output_dir)
 
-            self._checked = True
+            self._checked.add(output_dir)
 
         return super().create(output_dir)
 
@@ -110,6 +110,11 @@ def check_config(config: PretrainConfig, world_size: int) -> None:
             "follows from the number of episodes: leave it at 1 and set `dataset.episodes_per_source`."
         )
 
+    if trainer.data_parallelism == "fsdp" and trainer.grad_accumulation.no_sync and world_size > 1:
+        raise InputError(
+            "`trainer.grad_accumulation.no_sync` does not work with sharded parameters: set it to false."
+        )
+
     uses_fp16 = config.model.dtype == torch.float16 or (
         precision.mode != "off" and precision.dtype == torch.float16
     )
@@ -143,8 +148,14 @@ def check_output_dir(
 
     :raises InputError: Names the first key that differs and both values.
     """
-    file = output_dir.expanduser() / "config.yaml"
+    output_dir = output_dir.expanduser()
+
+    file = output_dir / "config.yaml"
     if config.common.no_sweep_dir is False or not file.exists():
+        return
+
+    # A run that failed before its first step has left nothing to lose.
+    if not any(output_dir.glob("checkpoints/step_*")) and not any(output_dir.glob("metrics/*")):
         return
 
     try:

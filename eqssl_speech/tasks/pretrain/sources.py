@@ -114,7 +114,9 @@ def create_planner(
     if section.regime == MIXED:
         # As many batches as `per_source` has, so that an update costs the same.
         num_sources = section.sources_per_step or len(train)
-        episodes_per_source *= num_sources
+        episodes_per_source = num_sources * fit_episodes_per_source(
+            num_sources, episodes_per_source, num_replicas
+        )
         streams_utterances = [Utterances.join(MIXED, train)]
         weights = [_mixture(train, section.sampling_alpha)]
         schedule = SourceSchedule([1.0], num_per_step=None, alpha=1.0, seed=config.common.seed)
@@ -176,6 +178,7 @@ def _batch_size(section: SourcesSection, batches_per_step: int) -> BatchSize:
     return BatchSize(
         num_samples=int(batch_s * section.sample_rate),
         max_num_samples=int(section.max_audio_s * section.sample_rate),
+        min_num_samples=int(section.min_audio_s * section.sample_rate),
     )
 
 
@@ -234,7 +237,8 @@ def create_valid_reader(
     rate = config.dataset.sample_rate
 
     # A small source is adapted on all that it has.
-    num_samples = min(int(section.audio_seconds_per_batch * rate), train.num_samples // 4)
+    clipped = np.minimum(train.lengths, int(config.dataset.max_audio_s * rate))
+    num_samples = min(int(section.audio_seconds_per_batch * rate), int(clipped.sum()) // 4)
 
     size = BatchSize(
         num_samples=int(section.audio_seconds_per_batch * rate),
@@ -254,5 +258,10 @@ def create_valid_reader(
         plans.append((EpisodePlan(0, adapt), EpisodePlan(0, (batch,))))
 
     return ValidationReader(
-        plans[rank::num_ranks], train, valid, loader, num_workers=config.dataset.num_workers
+        plans[rank::num_ranks],
+        train,
+        valid,
+        loader,
+        num_steps=-(-len(plans) // num_ranks),
+        num_workers=config.dataset.num_workers,
     )

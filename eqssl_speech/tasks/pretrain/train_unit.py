@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import final
+from typing import Final, final
 
 import torch
 from fairseq2.logging import log
 from fairseq2.metrics import Mean, MetricBag, Sum
 from fairseq2.metrics.recorders import MetricRecorder
-from fairseq2.recipe.error import RecipeError
 from fairseq2.trainer import TrainUnit
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,10 +20,9 @@ from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EquilibriumOptimizer, GradientSketch, NonFiniteError
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss, EpisodeResult
+from eqssl_speech.tasks.pretrain.errors import TrainingDivergedError
 
-
-class TrainingDivergedError(RecipeError):
-    """Raised when too many episodes in a row had numbers that are not finite."""
+_REGIME_METRICS: Final = ("inner_grad_norm", "inner_lr", "source_grad_cosine")
 
 
 @final
@@ -86,18 +84,19 @@ class PretrainUnit(TrainUnit[Episode]):
         metric_bag.add("audio_seconds", Sum())
         metric_bag.add("total_audio_seconds", Sum())
 
-        if self._optimizer is not None and self._optimizer.num_inner_steps > 0:
-            metric_bag.add("inner_grad_norm", Mean())
-            metric_bag.add("inner_lr", Mean())
-
-        if self._sketch is not None:
-            metric_bag.add("source_grad_cosine", Mean())
+        # In every regime the same, so that a checkpoint of one resumes in another.
+        for name in _REGIME_METRICS:
+            metric_bag.add(name, Mean())
 
     @override
     def set_step_nr(self, step_nr: int) -> None:
         self._step_nr = step_nr
         self._num_steps += 1
         self._episode_nr = 0
+
+        if self._sketch is not None:
+            # Whatever a step left behind whose last episode came to nothing.
+            self._sketch.mean_cosine()
 
         self._criterion.set_step_nr(step_nr)
 
@@ -120,7 +119,7 @@ class PretrainUnit(TrainUnit[Episode]):
 
             metrics.count_non_finite()
 
-            return self._episode_loss.nothing(batch), 0 if self._proportional else None
+            return self._episode_loss.nothing(batch), 1 if self._proportional else None
 
         self._num_non_finite_in_a_row = 0
 
@@ -195,6 +194,12 @@ class PretrainUnit(TrainUnit[Episode]):
             average = macro_average(rows, name)
             if average is not None:
                 values[name] = average
+
+        if self._sketch is None:
+            del values["source_grad_cosine"]
+
+        if self._optimizer is None or self._optimizer.num_inner_steps == 0:
+            del values["inner_grad_norm"], values["inner_lr"]
 
         now = time.monotonic()
         audio_seconds = float(values.pop("audio_seconds"))  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from fairseq2.evaluator import EvalUnit
 from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.recorders import MetricRecorder
-from fairseq2.recipe.error import RecipeError
 from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
@@ -23,11 +22,14 @@ from eqssl_speech.criteria.base import Criterion, CriterionOutput
 from eqssl_speech.criteria.collapse import CollapseDetector
 from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
 from eqssl_speech.data.episodes import Episode
-from eqssl_speech.equilibrium import InnerLoop, NonFiniteError, Snapshot, descend
-
-
-class CollapseError(RecipeError):
-    """Raised when the collapse detector sees something and the configuration asks to stop then."""
+from eqssl_speech.equilibrium import (
+    InnerLoop,
+    NonFiniteError,
+    Snapshot,
+    descend,
+    forget_cast_weights,
+)
+from eqssl_speech.tasks.pretrain.errors import CollapseError
 
 
 @final
@@ -47,6 +49,7 @@ class ValidationRound:
         self._stop_on_collapse = stop_on_collapse
         self._detector = CollapseDetector()
         self._rows: dict[str, dict[str, float]] = {}
+        self._messages: list[str] = []
 
     def add(self, source_name: str, step_nr: int, row: dict[str, float]) -> None:
         """Take the values of a source.
@@ -68,8 +71,7 @@ class ValidationRound:
         for warning in warnings:
             log.warning(warning.message)
 
-        if warnings and self._stop_on_collapse:
-            raise CollapseError(warnings[0].message)
+        self._messages += [warning.message for warning in warnings]
 
         if len(self._rows) == len(self._source_names):
             self._complete(step_nr)
@@ -97,6 +99,12 @@ class ValidationRound:
         self._recorder.record_metric_values("valid", values, step_nr)
 
         self._rows = {}
+
+        # Not before all values are on record.
+        if self._messages and self._stop_on_collapse:
+            raise CollapseError(self._messages[0])
+
+        self._messages = []
 
 
 @final
@@ -139,15 +147,17 @@ class PretrainEvalUnit(EvalUnit[Episode]):
         metrics = SourceMetrics(metric_bag, self._source_name)
         *adapt, evaluate = batch.batches
 
+        if self._loop is None:
+            metrics.update_plain(self._criterion(self._module, evaluate))
+
+            return
+
         with self._fork_rng():
             metrics.update_plain(self._criterion(self._module, evaluate))
 
-        if self._loop is not None:
-            adapted = self._evaluate_adapted(self._loop, adapt, evaluate)
-            if adapted is not None:
-                metrics.update_adapted(adapted)
-        else:
-            self._criterion(self._module, evaluate)
+        adapted = self._evaluate_adapted(self._loop, adapt, evaluate)
+        if adapted is not None and bool(torch.isfinite(adapted.main_loss)):
+            metrics.update_adapted(adapted)
 
     def _evaluate_adapted(
         self, loop: InnerLoop, adapt: list[SequenceBatch], evaluate: SequenceBatch
@@ -156,6 +166,9 @@ class PretrainEvalUnit(EvalUnit[Episode]):
 
         # Inference tensors take no part in a backward pass; copies made outside of the mode do.
         with torch.inference_mode(False):
+            # The forward pass at theta has left inference tensors in autocast's cache.
+            forget_cast_weights()
+
             snapshot = Snapshot([*params, *self._module.buffers()])
             snapshot.take()
 

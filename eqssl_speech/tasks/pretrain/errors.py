@@ -1,0 +1,13 @@
+"""How a run can end that is going wrong; the host prints the sentence and exits with status 2."""
+
+from __future__ import annotations
+
+from fairseq2.recipe.error import RecipeError
+
+
+class TrainingDivergedError(RecipeError):
+    """Raised when too many numbers in a row were not finite."""
+
+
+class CollapseError(RecipeError):
+    """Raised when the collapse detector sees something and the configuration asks to stop then."""
