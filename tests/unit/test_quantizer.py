@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch._dynamo
 from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.models.wav2vec2.vector_quantizer import (
     GumbelWav2Vec2VectorQuantizer,
@@ -23,11 +24,10 @@ START, END, DECAY = 2.0, 0.5, 0.95
 
 
 @pytest.fixture(autouse=True)
-def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_compiler() -> Iterator[None]:
     """Let the host's quantizer, which compiles a function in each forward pass, run as it is written."""
-    import torch._dynamo
-
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    with torch._dynamo.config.patch(disable=True):
+        yield
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_steps_and_seeds_draw_different_sources() -> None:
 def test_frequencies_follow_the_durations_to_the_power_of_alpha(alpha: float) -> None:
     schedule = make_schedule(alpha=alpha)
 
-    num_steps = 4_000
+    num_steps = 2_000
 
     counts = Counter(s for step in range(1, num_steps + 1) for s in schedule.sources_at(step))
     total = 3 * num_steps
