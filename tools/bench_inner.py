@@ -36,7 +36,16 @@ from _bench.job import SIZES, Job, JobSpec, parse_batch
 from _bench.memory import measure_memory
 from _bench.peers import PEERS
 from _bench.timing import Timing, set_deviations, time_variants
-from _bench.variants import OURS, PLAIN, Equilibrium, Plain, PlainPerBatch, Variant
+from _bench.variants import (
+    OURS,
+    OURS_UNIFORM,
+    PLAIN,
+    Equilibrium,
+    EquilibriumUniform,
+    Plain,
+    PlainPerBatch,
+    Variant,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -46,7 +55,12 @@ TIME_LIMIT: Final = 1.05
 MEMORY_LIMIT: Final = 1.1
 """Issue 2: extra peak memory over the bytes of the parameters."""
 
-VARIANTS: Final[dict[str, type[Variant]]] = {PLAIN: Plain, OURS: Equilibrium, **PEERS}
+VARIANTS: Final[dict[str, type[Variant]]] = {
+    PLAIN: Plain,
+    OURS: Equilibrium,
+    OURS_UNIFORM: EquilibriumUniform,
+    **PEERS,
+}
 
 
 def main() -> int:
@@ -187,7 +201,11 @@ def build_variants(job: Job, peers: list[str]) -> tuple[dict[str, Variant], dict
 
     :returns: The variants that run, and the reasons of those that do not.
     """
-    variants: dict[str, Variant] = {PLAIN: Plain(job), OURS: Equilibrium(job)}
+    variants: dict[str, Variant] = {
+        PLAIN: Plain(job),
+        OURS: Equilibrium(job),
+        OURS_UNIFORM: EquilibriumUniform(job),
+    }
     failures: dict[str, str] = {}
 
     for name in peers:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .variants import OURS, PLAIN, Variant
+from .variants import OURS, OURS_UNIFORM, PLAIN, Variant
 
 
 @dataclass
@@ -94,7 +94,7 @@ def deviation(grads: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
 
 def set_deviations(variants: Mapping[str, Variant]) -> dict[str, float]:
     """Compare the outer gradient of every other library with ours."""
-    peers = {name: v for name, v in variants.items() if name not in (PLAIN, OURS)}
+    peers = {name: v for name, v in variants.items() if name not in (PLAIN, OURS, OURS_UNIFORM)}
     if not peers:
         return {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from eqssl_speech.equilibrium import EquilibriumOptimizer
 
@@ -12,6 +12,7 @@ from .job import Job
 
 PLAIN: Final = "plain"
 OURS: Final = "equilibrium"
+OURS_UNIFORM: Final = "equilibrium, uniform"
 
 
 class Variant(ABC):
@@ -61,6 +62,8 @@ class PlainPerBatch(Plain):
 class Equilibrium(Variant):
     """The paper's method: the last of the K+1 gradients, after K inner steps."""
 
+    OUTER_WEIGHTS: Literal["last", "uniform"] = "last"
+
     def __init__(self, job: Job) -> None:
         """:param job: Model, optimizer and batches."""
         super().__init__(job)
@@ -69,6 +72,7 @@ class Equilibrium(Variant):
             job.optimizer,
             num_inner_steps=job.num_inner_steps,
             inner_lr=job.spec.inner_lr,
+            outer_weights=self.OUTER_WEIGHTS,
             buffers=job.model.buffers(),
         )
 
@@ -87,3 +91,9 @@ class Equilibrium(Variant):
     def discard(self) -> None:
         """Put theta back and clear the gradients."""
         self._optimizer.zero_grad()
+
+
+class EquilibriumUniform(Equilibrium):
+    """Reptile's direction: the mean of the K+1 gradients."""
+
+    OUTER_WEIGHTS = "uniform"
