@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
-_BUCKET_NUM_UTTERANCES = 256
+_MAX_BUCKET_NUM_UTTERANCES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,28 +159,39 @@ def group_by_length(
     :returns: The groups; the utterances left over at the end are in none.
     """
     groups: list[list[int]] = []
-    rest: list[int] = []
+    group: list[int] = []
 
-    for begin in range(0, len(order), _BUCKET_NUM_UTTERANCES):
-        bucket = [*rest, *(int(u) for u in order[begin : begin + _BUCKET_NUM_UTTERANCES])]
-        bucket.sort(key=lambda u: (-int(lengths[u]), u))
+    for utterance in _sort_within_buckets(order, lengths):
+        group.append(utterance)
 
-        rest = []
+        if len(group) * int(lengths[group].min()) < size.num_samples:
+            continue
 
-        for utterance in bucket:
-            rest.append(utterance)
-
-            if len(rest) * int(lengths[utterance]) < size.num_samples:
-                continue
-
-            if size.num_samples // len(rest) >= size.min_num_samples:
-                groups.append(rest)
-                rest = []
-            else:
-                groups.append(rest[:-1])
-                rest = rest[-1:]
+        if size.num_samples // len(group) >= size.min_num_samples:
+            groups.append(group)
+            group = []
+        else:
+            groups.append(group[:-1])
+            group = group[-1:]
 
     return groups
+
+
+def _sort_within_buckets(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> Iterator[int]:
+    """Yield falling and rising lengths by turns, so that neighbours are alike across buckets too.
+
+    Were the short ones carried over to the next bucket's long ones instead, the shortest of all would end up in what is
+    dropped, pass for pass. Small sources have several buckets, or each pass would make the same batches of them.
+    """
+    size = min(max(len(order) // 4, 8), _MAX_BUCKET_NUM_UTTERANCES)
+
+    for number, begin in enumerate(range(0, len(order), size)):
+        bucket = [int(u) for u in order[begin : begin + size]]
+        bucket.sort(key=lambda u: (-int(lengths[u]), u))
+
+        yield from bucket if number % 2 == 0 else reversed(bucket)
 
 
 def plan_validation(

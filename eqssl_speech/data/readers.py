@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, final
 
@@ -51,6 +53,8 @@ class EpisodeReader(DataReader[Episode], Closable):
         self._initial_state = planner.state
         self._state = planner.state
         self._iterator: Iterator[tuple[Episode, PlannerState | None]] | None = None
+
+        _close_at_exit(self)
 
     @override
     def __iter__(self) -> Self:
@@ -167,6 +171,8 @@ class ValidationReader(DataReader[Episode], Closable):
         self._num_workers = num_workers
         self._iterator: Iterator[Episode] | None = None
 
+        _close_at_exit(self)
+
     @override
     def __iter__(self) -> Self:
         return self
@@ -226,6 +232,18 @@ class ValidationReader(DataReader[Episode], Closable):
             load_episode(adapt, [self._train], self._loader).batches
             + load_episode(evaluate, [self._valid], self._loader).batches,
         )
+
+
+def _close_at_exit(reader: Closable) -> None:
+    # The pipeline holds the reader that holds it, so only this ends its threads where nobody closed it.
+    reference = weakref.ref(reader)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    atexit.register(close)
 
 
 def load_episode(plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader) -> Episode:

@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+import eqssl_speech  # noqa: F401  # isort: skip  # Before fairseq2, as it makes libsndfile findable.
+
 import torch
 from fairseq2.datasets import SequenceBatch
 from fairseq2.models.wav2vec2 import create_wav2vec2_model
@@ -16,7 +18,6 @@ from torch.distributed import destroy_process_group, get_rank, init_process_grou
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-import eqssl_speech  # noqa: F401  (before fairseq2: it makes libsndfile findable)
 from eqssl_speech.criteria.wav2vec2 import LossSection, Wav2Vec2Criterion
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EquilibriumOptimizer

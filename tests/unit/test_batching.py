@@ -209,3 +209,21 @@ def test_validation_covers_every_utterance_once(num_utterances: int) -> None:
         num_samples = len(plan.crops) * plan.num_samples
 
         assert SIZE.num_samples <= num_samples < SIZE.num_samples + SIZE.max_num_samples
+
+
+def test_every_utterance_of_a_small_source_is_read_within_some_passes() -> None:
+    lengths = np.random.default_rng(0).integers(16_000, 160_000, size=120)
+    size = BatchSize(num_samples=60 * 16_000, max_num_samples=250_000)
+    stream = BatchStream(lengths, size, seed=1, key=2)
+
+    groups: dict[int, set[frozenset[int]]] = {}
+    read: set[int] = set()
+
+    while stream.position[0] < 50:
+        pass_nr = stream.position[0]
+        group = frozenset(crop.utterance for crop in next(stream).crops)
+        groups.setdefault(pass_nr, set()).add(group)
+        read |= group
+
+    assert read == set(range(120))
+    assert groups[1] != groups[2]
