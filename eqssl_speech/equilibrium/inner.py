@@ -123,6 +123,9 @@ def descend(
         if lr != 0.0:
             _step([params[i] for i in used], used_grads, norm, lr, loop, _pick(scales, used))
 
+        # Or they would still take their memory while the next gradient is computed.
+        del grads, used_grads
+
     trace = InnerTrace(_stack(losses, params), _stack(norms, params))
 
     _raise_if_not_finite(trace)
