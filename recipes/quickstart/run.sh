@@ -56,7 +56,8 @@ done
 
 case "$regime" in
     equilibrium) ;;
-    conventional) extra=(--config equilibrium=null ${extra[@]+"${extra[@]}"}) ;;
+    # Two batches of a source per update, as K = 1 has them: the same audio and the same batches in size, all at theta.
+    conventional) extra=(--config equilibrium=null dataset.episodes_per_source=2 ${extra[@]+"${extra[@]}"}) ;;
     *)
         printf 'run.sh: there is no regime `%s`; it must be `equilibrium` or `conventional`.\n' "$regime" >&2
         exit 2
