@@ -21,7 +21,10 @@ def read_version() -> str:
     return match.group(1)
 
 
-TEST = ["pytest>=8"]
+# Beam search with an n-gram.
+LM = ["flashlight-text~=0.0.7"]
+
+TEST = ["pytest>=8", *LM]
 
 CHECK = ["ruff>=0.9", "mypy>=1.14"]
 
@@ -49,8 +52,10 @@ setup(
         "sentencepiece>=0.2",
         "rich~=14.2",
         "matplotlib>=3.8",
+        "jiwer~=4.0",
     ],
     extras_require={
+        "lm": LM,
         "test": TEST,
         "check": [*TEST, *CHECK],
         "bench": BENCH,

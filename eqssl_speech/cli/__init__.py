@@ -1,0 +1,69 @@
+"""The ``eqssl`` command. Each subcommand parses its arguments, makes one call and prints what comes back.
+
+Whatever takes long to import is imported by the subcommand that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from eqssl_speech.cli import check, doctor, prepare, pretrain
+from eqssl_speech.error import InputError
+
+_DESCRIPTION: Final = """\
+Self-supervised speech pre-training under equilibrium constraints, on fairseq2.
+
+examples:
+  eqssl doctor                                                 what this machine has and lacks
+  eqssl prepare folder recordings corpus                       a corpus of your own recordings
+  eqssl check corpus                                           read every file of it
+  eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
+"""
+
+_RECIPES: Final = {"pretrain": pretrain}
+
+_COMMANDS: Final = (doctor, prepare, check, pretrain)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ``eqssl`` command.
+
+    :param argv: The arguments without the program's name; by default those of the process.
+    :returns: The exit status: 0, 1 (something failed), 2 (the input cannot be used) or 130 (interrupted).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+
+    try:
+        # Not left to argparse, which would take fairseq2's flags for its own.
+        if args[:1] and args[0] in _RECIPES:
+            return _RECIPES[args[0]].run(args[1:])
+
+        options = _create_parser().parse_args(args)
+
+        run: Callable[[Namespace], int] = options.run
+
+        return run(options)
+    except InputError as ex:
+        print(f"eqssl: {ex}", file=sys.stderr)
+
+        return 2
+    except KeyboardInterrupt:
+        print("eqssl: interrupted.", file=sys.stderr)
+
+        return 130
+
+
+def _create_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="eqssl", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+    )
+
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    for command in _COMMANDS:
+        command.add(commands)
+
+    return parser

@@ -1,0 +1,87 @@
+"""What the subcommands share: how a parser is added, and common arguments."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairseq2.recipe.base import Recipe
+
+
+def add_command(commands: Any, name: str, description: str, summary: str) -> ArgumentParser:
+    """Add a subcommand.
+
+    :param commands: What ``add_subparsers`` returned.
+    :param name: The name of the subcommand.
+    :param description: What ``--help`` says, with examples.
+    :param summary: The line in the list of commands.
+    """
+    parser = commands.add_parser(
+        name,
+        description=description,
+        help=summary,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+    assert isinstance(parser, ArgumentParser)
+
+    return parser
+
+
+def add_conversions(parser: ArgumentParser) -> None:
+    """Add ``--resample`` and ``--downmix``."""
+    parser.add_argument(
+        "--resample", action="store_true", help="accept and convert other sample rates"
+    )
+    parser.add_argument(
+        "--downmix", action="store_true", help="accept and average several channels"
+    )
+
+
+def add_jobs(parser: ArgumentParser) -> None:
+    """Add ``--jobs``."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=positive_int,
+        default=os.cpu_count() or 1,
+        help="files worked on at once (default: the number of cores)",
+    )
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer greater than 0, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+
+    if value <= 0:
+        raise ArgumentTypeError(f"must be an integer greater than 0, but is {text!r} instead")
+
+    return value
+
+
+def run_recipe(name: str, args: list[str], description: str, create: Callable[[], Recipe]) -> int:
+    """Run a recipe through the host's command line.
+
+    :param name: The subcommand.
+    :param args: The host's arguments.
+    :param description: What ``--help`` says before the host's own help.
+    :param create: Imports and creates the recipe.
+    """
+    if {"-h", "--help"} & set(args):
+        print(description, flush=True)
+
+    from fairseq2.recipe.cli import main
+
+    # The host reads its arguments, and the name for its usage line, from here.
+    sys.argv = [f"eqssl {name}", *args]
+
+    main(create())
+
+    return 0

@@ -1,0 +1,123 @@
+"""``eqssl prepare``: make a corpus."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, Final
+
+from eqssl_speech.cli.common import add_command, add_conversions, add_jobs
+
+_PREPARE: Final = """\
+Make a corpus: one folder of fairseq manifests per source, and `sources.tsv`, which names the language,
+domain and licence of each.
+
+examples:
+  eqssl prepare debian-speech corpora/debian_speech --jobs 8
+  eqssl prepare folder recordings corpora/mine --resample
+"""
+
+_DEBIAN: Final = """\
+Download the speech in Debian's archive, decode, resample, filter and split it. Runs on Debian and Ubuntu,
+needs no root and installs nothing. Interrupted, it goes on where it stopped when started again.
+
+examples:
+  eqssl prepare debian-speech corpora/debian_speech
+  eqssl prepare debian-speech corpora/ru --package festvox-ru
+  eqssl prepare debian-speech corpora/debian_speech --cache /data/debs --jobs 8
+"""
+
+_FOLDER: Final = """\
+Make a corpus of your recordings: DIR holds one folder per source (a language, a domain), each with audio
+files at any depth. Recordings that are 16 kHz mono stay where they are. Text is taken from `X.txt` beside
+`X.wav`, or from a `.tsv` in the source's folder with lines `path<TAB>text`, where there is any.
+
+examples:
+  eqssl prepare folder recordings corpora/mine
+  eqssl prepare folder recordings corpora/mine --resample --downmix --valid-share 0.1
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    prepare = add_command(commands, "prepare", _PREPARE, "make a corpus")
+    corpora = prepare.add_subparsers(metavar="CORPUS", required=True)
+
+    _add_debian_speech(corpora)
+    _add_folder(corpora)
+
+
+def _add_debian_speech(corpora: Any) -> None:
+    parser = add_command(corpora, "debian-speech", _DEBIAN, "the speech in Debian's archive")
+
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory of the corpus")
+    parser.add_argument(
+        "--cache", type=Path, help="where packages are kept (default: inside OUT; 1.7 GB for all)"
+    )
+    parser.add_argument(
+        "--package",
+        metavar="NAME",
+        action="append",
+        help="use this package; may be given several times (default: all)",
+    )
+    add_jobs(parser)
+    parser.set_defaults(run=_prepare_debian_speech)
+
+
+def _add_folder(corpora: Any) -> None:
+    parser = add_command(corpora, "folder", _FOLDER, "your own recordings")
+
+    parser.add_argument("directory", metavar="DIR", type=Path, help="one folder per source")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory of the corpus")
+    parser.add_argument(
+        "--valid-share", type=float, default=0.05, help="share for validation (default: 0.05)"
+    )
+    parser.add_argument(
+        "--test-share", type=float, default=0.0, help="share for testing (default: 0)"
+    )
+    parser.add_argument(
+        "--min-audio-s", type=float, default=0.6, help="shortest recording (default: 0.6)"
+    )
+    add_conversions(parser)
+    add_jobs(parser)
+    parser.set_defaults(run=_prepare_folder)
+
+
+def _prepare_debian_speech(options: Namespace) -> int:
+    from eqssl_speech.console import print_prepared, show_progress, track_phases
+    from eqssl_speech.data.corpora.debian_speech import prepare_debian_speech
+
+    with show_progress() as progress:
+        report = prepare_debian_speech(
+            options.out,
+            cache=options.cache,
+            num_workers=options.jobs,
+            packages=options.package,
+            progress=track_phases(progress),
+        )
+
+    print_prepared(report)
+
+    return 0
+
+
+def _prepare_folder(options: Namespace) -> int:
+    from eqssl_speech.console import print_prepared, show_progress, track_phases
+    from eqssl_speech.data.corpora.folder import prepare_folder
+
+    with show_progress() as progress:
+        report = prepare_folder(
+            options.directory,
+            options.out,
+            valid_share=options.valid_share,
+            test_share=options.test_share,
+            min_duration_s=options.min_audio_s,
+            resample=options.resample,
+            downmix=options.downmix,
+            num_workers=options.jobs,
+            progress=track_phases(progress),
+        )
+
+    print_prepared(report)
+
+    return 0
