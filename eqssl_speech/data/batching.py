@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -29,7 +29,7 @@ class BatchPlan:
 
     crops: tuple[Crop, ...]
     num_samples: int
-    """The length of every crop, in samples."""
+    """The length of every crop, in samples; of the longest, where utterances stay whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,9 @@ class BatchStream:
     shuffles the batches. ``N`` crops of ``budget // N`` samples spend the budget to less than ``N`` samples. What is
     left of a pass and fills no batch is dropped; the next pass has another order. Everything follows from the seed, the
     key and the number of the pass, so the position in the stream is two integers.
+
+    With ``cropped=False`` utterances stay whole, as text needs them: a batch then holds as many as fit into the budget
+    with their padding, and a pass drops none.
     """
 
     def __init__(
@@ -65,14 +68,16 @@ class BatchStream:
         seed: int,
         key: int,
         weights: npt.NDArray[np.float64] | None = None,
+        cropped: bool = True,
     ) -> None:
         """
         :param lengths: The number of samples of each utterance.
-        :param size: The bounds of a batch.
+        :param size: The bounds of a batch. Utterances that stay whole must not be longer than its budget.
         :param seed: Shared by all ranks.
         :param key: Tells the streams of one seed apart.
         :param weights: If given, a pass draws its utterances in proportion to these, with replacement; otherwise it
             takes each once. *Shape:* ``(U,)``.
+        :param cropped: Whether all of a batch is cropped to one length.
         :raises ValueError: If all utterances together do not fill one batch.
         """
         self._lengths = np.minimum(np.asarray(lengths, dtype=np.int64), size.max_num_samples)
@@ -81,6 +86,7 @@ class BatchStream:
         self._seed = seed
         self._key = key
         self._probabilities = None if weights is None else weights / weights.sum()
+        self._cropped = cropped
         self._pass_nr = 0
         self._index = 0
         self._plans = self._plan_pass(0)
@@ -129,9 +135,12 @@ class BatchStream:
         else:
             order = rng.choice(num_utterances, size=num_utterances, p=self._probabilities)
 
-        groups = group_by_length(order, self._lengths, self._size)
-
-        plans = [self._crop(group, rng) for group in groups]
+        if self._cropped:
+            groups = group_by_length(order, self._lengths, self._size)
+            plans = [self._crop(group, rng) for group in groups]
+        else:
+            ordered = _sort_within_buckets(order, self._full_lengths)
+            plans = _plan_whole(ordered, self._full_lengths, self._size.num_samples)
 
         return [plans[i] for i in rng.permutation(len(plans))]
 
@@ -218,3 +227,36 @@ def plan_validation(
             group = []
 
     return plans
+
+
+def plan_whole(lengths: Sequence[int] | npt.NDArray[np.int64], num_samples: int) -> list[BatchPlan]:
+    """Group all utterances into padded batches of whole utterances, longest first.
+
+    :param lengths: The number of samples of each utterance.
+    :param num_samples: The budget of a batch with its padding; an utterance that is longer has a batch of its own.
+    :returns: The batches; every utterance is in one.
+    """
+    array = np.asarray(lengths, dtype=np.int64)
+    order = sorted(range(len(array)), key=lambda u: (-int(array[u]), u))
+
+    return _plan_whole(order, array, num_samples)
+
+
+def _plan_whole(
+    order: Iterable[int], lengths: npt.NDArray[np.int64], num_samples: int
+) -> list[BatchPlan]:
+    groups: list[list[int]] = []
+    longest = 0
+
+    for utterance in order:
+        longest = max(longest, int(lengths[utterance]))
+
+        if groups and (len(groups[-1]) + 1) * longest <= num_samples:
+            groups[-1].append(utterance)
+        else:
+            groups.append([utterance])
+            longest = int(lengths[utterance])
+
+    return [
+        BatchPlan(tuple(Crop(u, 0) for u in group), int(lengths[group].max())) for group in groups
+    ]

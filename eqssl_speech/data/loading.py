@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 from eqssl_speech.data.audio import AudioError, AudioFormat, read_audio
 from eqssl_speech.data.batching import BatchPlan
 from eqssl_speech.data.corpus import DataSource
+from eqssl_speech.data.episodes import Episode, EpisodePlan
 from eqssl_speech.data.manifest import Manifest
 from eqssl_speech.error import InputError
 
@@ -58,30 +59,83 @@ class LoadFailure:
 
 
 @final
-class BatchLoader:
-    """Reads the crops of a batch, in any thread.
-
-    A recording that cannot be read is named once, counted, and left out: another of the same source that is long enough
-    takes its place in the batch. Only where there is none is the batch smaller than planned.
-    """
+class UtteranceReader:
+    """Reads utterances, in any thread. A recording that cannot be read is named once and counted."""
 
     def __init__(
         self,
         fmt: AudioFormat,
-        *,
-        normalize: bool,
         on_failure: Callable[[LoadFailure], None] | None = None,
     ) -> None:
         """
         :param fmt: The format that the files must have or may be brought to.
-        :param normalize: Whether each crop is brought to zero mean and unit variance.
         :param on_failure: Called once for each recording that cannot be read, possibly from a worker thread.
         """
         self._format = fmt
-        self._normalize = normalize
         self._on_failure = on_failure
         self._bad: dict[str, set[int]] = {}
         self._lock = threading.Lock()
+
+    def read(
+        self, utterances: Utterances, index: int, *, start: int = 0, num_samples: int | None = None
+    ) -> npt.NDArray[np.float32] | None:
+        """Read an utterance or a part of it.
+
+        :param utterances: What the index means.
+        :param index: The utterance.
+        :param start: The first sample.
+        :param num_samples: The length; by default that of the utterance.
+        :returns: The waveform, or ``None`` if it cannot be read. *Shape:* ``(S,)``.
+        """
+        manifest, entry_nr = utterances.items[index]
+        entry = manifest.entries[entry_nr]
+
+        if num_samples is None:
+            num_samples = int(utterances.lengths[index])
+
+        try:
+            return read_audio(
+                manifest.locate(entry), entry, self._format, start=start, num_samples=num_samples
+            )
+        except AudioError as ex:
+            self._report(utterances, index, ex)
+
+            return None
+
+    def num_bad(self, source_name: str) -> int:
+        """Return how many recordings of a source could not be read so far."""
+        with self._lock:
+            return len(self._bad.get(source_name, ()))
+
+    def _report(self, utterances: Utterances, index: int, ex: AudioError) -> None:
+        with self._lock:
+            bad = self._bad.setdefault(utterances.source_name, set())
+            if index in bad:
+                return
+
+            bad.add(index)
+
+        if self._on_failure is not None:
+            manifest, entry_nr = utterances.items[index]
+            failure = LoadFailure(utterances.source_name, manifest.entries[entry_nr].path, str(ex))
+            self._on_failure(failure)
+
+
+@final
+class BatchLoader:
+    """Reads the crops of a batch, in any thread.
+
+    A recording that cannot be read is left out: another of the same source that is long enough takes its place in the
+    batch. Only where there is none is the batch smaller than planned.
+    """
+
+    def __init__(self, reader: UtteranceReader, *, normalize: bool) -> None:
+        """
+        :param reader: Reads the utterances.
+        :param normalize: Whether each crop is brought to zero mean and unit variance.
+        """
+        self._reader = reader
+        self._normalize = normalize
 
     def load(self, utterances: Utterances, plan: BatchPlan) -> SequenceBatch:
         """Read a batch.
@@ -105,74 +159,61 @@ class BatchLoader:
 
         return SequenceBatch(waveforms, seq_lens=None)
 
-    def num_bad(self, source_name: str) -> int:
-        """Return how many recordings of a source could not be read so far."""
-        with self._lock:
-            return len(self._bad.get(source_name, ()))
-
     def _read(
         self, utterances: Utterances, index: int, start: int, num_samples: int
     ) -> npt.NDArray[np.float32] | None:
-        for candidate in self._candidates(utterances, index, num_samples):
+        for candidate in list_stand_ins(utterances, index, min_num_samples=num_samples):
             # A stand-in is read from its start: the random place was drawn for another length.
             first = start if candidate == index else 0
 
-            row = self._read_one(utterances, candidate, first, num_samples)
+            row = self._reader.read(utterances, candidate, start=first, num_samples=num_samples)
             if row is not None:
                 return row
 
         return None
 
-    def _read_one(
-        self, utterances: Utterances, index: int, start: int, num_samples: int
-    ) -> npt.NDArray[np.float32] | None:
-        manifest, entry_nr = utterances.items[index]
-        entry = manifest.entries[entry_nr]
-
-        try:
-            return read_audio(
-                manifest.locate(entry), entry, self._format, start=start, num_samples=num_samples
-            )
-        except AudioError as ex:
-            self._report(utterances, index, ex)
-
-            return None
-
     def _read_longest(self, utterances: Utterances) -> npt.NDArray[np.float32]:
         """Read the longest utterance that can be read, where none is as long as the plan has it."""
         for index in np.argsort(-utterances.lengths, kind="stable"):
-            row = self._read_one(utterances, int(index), 0, int(utterances.lengths[index]))
+            row = self._reader.read(utterances, int(index))
             if row is not None:
                 return row
 
-        raise InputError(
-            f"{utterances.source_name}: no recording can be read any more; run `eqssl check` on the corpus and mend or "
-            "remove the files that it names."
-        )
+        raise nothing_readable(utterances)
 
-    def _candidates(self, utterances: Utterances, index: int, num_samples: int) -> Iterator[int]:
-        """Yield the utterance itself and then, should it fail, those after it that are long enough.
 
-        Which recordings failed earlier is not looked at, so that a resumed run reads what the first one did.
-        """
-        count = len(utterances.lengths)
+def list_stand_ins(
+    utterances: Utterances,
+    index: int,
+    *,
+    min_num_samples: int = 0,
+    max_num_samples: int | None = None,
+) -> Iterator[int]:
+    """Yield an utterance and then, should it fail, those after it of a length that fits its place.
 
-        for i in range(index, index + count):
-            if i == index or utterances.lengths[i % count] >= num_samples:
-                yield i % count
+    Which recordings failed earlier is not looked at, so that a resumed run reads what the first one did.
 
-    def _report(self, utterances: Utterances, index: int, ex: AudioError) -> None:
-        with self._lock:
-            bad = self._bad.setdefault(utterances.source_name, set())
-            if index in bad:
-                return
+    :param utterances: All of them.
+    :param index: The utterance.
+    :param min_num_samples: The least length of a stand-in.
+    :param max_num_samples: The greatest, if any.
+    """
+    count = len(utterances.lengths)
 
-            bad.add(index)
+    for i in range(index, index + count):
+        length = int(utterances.lengths[i % count])
 
-        if self._on_failure is not None:
-            manifest, entry_nr = utterances.items[index]
-            failure = LoadFailure(utterances.source_name, manifest.entries[entry_nr].path, str(ex))
-            self._on_failure(failure)
+        fits = length >= min_num_samples and (max_num_samples is None or length <= max_num_samples)
+        if i == index or fits:
+            yield i % count
+
+
+def nothing_readable(utterances: Utterances) -> InputError:
+    """Return the error of a source none of whose recordings can be read any more."""
+    return InputError(
+        f"{utterances.source_name}: no recording can be read any more; run `eqssl check` on the corpus and mend or "
+        "remove the files that it names."
+    )
 
 
 def list_utterances(
@@ -187,4 +228,40 @@ def list_utterances(
     """
     return Utterances(
         source.name, tuple((manifest, i) for i in good), np.asarray(lengths, dtype=np.int64)
+    )
+
+
+def load_episode(plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader) -> Episode:
+    """Read the batches of an episode.
+
+    :param plan: What to read.
+    :param sources: The utterances of each stream.
+    :param loader: Reads them.
+    """
+    utterances = sources[plan.stream]
+
+    batches = [loader.load(utterances, batch) for batch in plan.batches]
+
+    return Episode(utterances.source_name, batches, plan.seed)
+
+
+def load_validation_episode(
+    plans: tuple[EpisodePlan, EpisodePlan],
+    train: Utterances,
+    valid: Utterances,
+    loader: BatchLoader,
+) -> Episode:
+    """Read an episode of a validation.
+
+    :param plans: The batches to adapt on and those to evaluate.
+    :param train: What the indices of the first mean.
+    :param valid: What the indices of the second mean.
+    :param loader: Reads them.
+    """
+    adapt, evaluate = plans
+
+    return Episode(
+        valid.source_name,
+        load_episode(adapt, [train], loader).batches
+        + load_episode(evaluate, [valid], loader).batches,
     )

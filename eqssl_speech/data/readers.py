@@ -1,11 +1,11 @@
-"""The data readers that the host's trainer and validator take episodes from."""
+"""The data readers that the host's trainer and validator take batches from."""
 
 from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NoReturn, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar, final
 
 from fairseq2.data.data_pipeline import (
     DataPipeline,
@@ -17,13 +17,14 @@ from fairseq2.datasets import DataReader, DataReadError
 from fairseq2.runtime.closable import Closable
 from typing_extensions import Self, override
 
-from eqssl_speech.data.episodes import Episode, EpisodePlan, EpisodePlanner, PlannerState
-from eqssl_speech.data.loading import BatchLoader, Utterances
+from eqssl_speech.data.episodes import EpisodePlan, EpisodePlanner, PlannerState
 from eqssl_speech.error import InputError
+
+T = TypeVar("T")
 
 
 @final
-class EpisodeReader(DataReader[Episode], Closable):
+class EpisodeReader(DataReader[T], Closable):
     """Reads the episodes of one outer step at a time, ahead of their use and in parallel. It never ends.
 
     Its state is where the next outer step begins, whatever has been read ahead.
@@ -32,27 +33,24 @@ class EpisodeReader(DataReader[Episode], Closable):
     def __init__(
         self,
         planner: EpisodePlanner,
-        sources: Sequence[Utterances],
-        loader: BatchLoader,
+        load: Callable[[EpisodePlan], T],
         *,
         num_workers: int,
         num_prefetch: int,
     ) -> None:
         """
         :param planner: Says what to read.
-        :param sources: The utterances of each of the planner's streams.
-        :param loader: Reads them.
+        :param load: Reads it, in any thread.
         :param num_workers: How many episodes are decoded at once.
         :param num_prefetch: How many episodes are held ready.
         """
         self._planner = planner
-        self._sources = sources
-        self._loader = loader
+        self._load = load
         self._num_workers = num_workers
         self._num_prefetch = num_prefetch
         self._initial_state = planner.state
         self._state = planner.state
-        self._iterator: Iterator[tuple[Episode, PlannerState | None]] | None = None
+        self._iterator: Iterator[tuple[T, PlannerState | None]] | None = None
 
         _close_at_exit(self)
 
@@ -61,7 +59,7 @@ class EpisodeReader(DataReader[Episode], Closable):
         return self
 
     @override
-    def __next__(self) -> list[Episode]:
+    def __next__(self) -> list[T]:
         if self._iterator is None:
             self._iterator = iter(self._build())
 
@@ -130,46 +128,40 @@ class EpisodeReader(DataReader[Episode], Closable):
         )
 
         return (
-            builder.map(self._load, num_parallel_calls=self._num_workers)
+            builder.map(self._load_plan, num_parallel_calls=self._num_workers)
             .prefetch(self._num_prefetch)
             .and_return()
         )
 
-    def _load(self, plan: EpisodePlan) -> tuple[Episode, PlannerState | None]:
-        return load_episode(plan, self._sources, self._loader), plan.end_of_step
+    def _load_plan(self, plan: EpisodePlan) -> tuple[T, PlannerState | None]:
+        return self._load(plan), plan.end_of_step
 
 
 @final
-class ValidationReader(DataReader[Episode], Closable):
-    """Reads the same episodes each time: adaptation batches of the training split, then one validation batch."""
+class ValidationReader(DataReader[T], Closable):
+    """Reads the same batches in each validation."""
 
     def __init__(
         self,
-        plans: Sequence[tuple[EpisodePlan, EpisodePlan]],
-        train: Utterances,
-        valid: Utterances,
-        loader: BatchLoader,
+        plans: Sequence[Any],
+        load: Callable[[Any], T],
         *,
         num_steps: int,
         num_workers: int,
     ) -> None:
         """
-        :param plans: Per episode, the batches to adapt on and those to evaluate.
-        :param train: What the indices of the first mean.
-        :param valid: What the indices of the second mean.
-        :param loader: Reads them.
-        :param num_steps: How many lists of episodes there are, the last of them empty where the plans are fewer. The
+        :param plans: What this rank reads.
+        :param load: Reads what one of them says, in any thread.
+        :param num_steps: How many lists of batches there are, the last of them empty where the plans are fewer. The
             same on all ranks, because the host talks to the others between two of them.
-        :param num_workers: How many episodes are decoded at once.
+        :param num_workers: How many batches are decoded at once.
         """
         self._plans = list(plans)
+        self._load = load
         self._num_steps = num_steps
         self._step_nr = 0
-        self._train = train
-        self._valid = valid
-        self._loader = loader
         self._num_workers = num_workers
-        self._iterator: Iterator[Episode] | None = None
+        self._iterator: Iterator[T] | None = None
 
         _close_at_exit(self)
 
@@ -178,7 +170,7 @@ class ValidationReader(DataReader[Episode], Closable):
         return self
 
     @override
-    def __next__(self) -> list[Episode]:
+    def __next__(self) -> list[T]:
         if self._step_nr >= self._num_steps:
             raise StopIteration
 
@@ -224,15 +216,6 @@ class ValidationReader(DataReader[Episode], Closable):
 
         return pipeline.prefetch(2).and_return()
 
-    def _load(self, plans: tuple[EpisodePlan, EpisodePlan]) -> Episode:
-        adapt, evaluate = plans
-
-        return Episode(
-            self._valid.source_name,
-            load_episode(adapt, [self._train], self._loader).batches
-            + load_episode(evaluate, [self._valid], self._loader).batches,
-        )
-
 
 def _close_at_exit(reader: Closable) -> None:
     # The pipeline holds the reader that holds it, so only this ends its threads where nobody closed it.
@@ -244,20 +227,6 @@ def _close_at_exit(reader: Closable) -> None:
             alive.close()
 
     atexit.register(close)
-
-
-def load_episode(plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader) -> Episode:
-    """Read the batches of an episode.
-
-    :param plan: What to read.
-    :param sources: The utterances of each stream.
-    :param loader: Reads them.
-    """
-    utterances = sources[plan.stream]
-
-    batches = [loader.load(utterances, batch) for batch in plan.batches]
-
-    return Episode(utterances.source_name, batches, plan.seed)
 
 
 def raise_cause(ex: DataPipelineError) -> NoReturn:

@@ -14,7 +14,7 @@ import torch
 from eqssl_speech.data.audio import AudioFormat, read_audio
 from eqssl_speech.data.batching import BatchPlan, Crop
 from eqssl_speech.data.episodes import Episode
-from eqssl_speech.data.loading import BatchLoader, LoadFailure, Utterances
+from eqssl_speech.data.loading import BatchLoader, LoadFailure, UtteranceReader, Utterances
 from eqssl_speech.data.readers import EpisodeReader, ValidationReader
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection, ValidationSection
@@ -28,7 +28,7 @@ from eqssl_speech.tasks.pretrain.sources import (
 
 FORMAT = AudioFormat()
 
-_open_readers: list[EpisodeReader | ValidationReader] = []
+_open_readers: list[EpisodeReader[Episode] | ValidationReader[Episode]] = []
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +57,11 @@ def make_config(corpus: Path, **dataset: object) -> PretrainConfig:
 
 def make_reader(
     config: PretrainConfig, sources: CheckedSources, loader: BatchLoader | None = None
-) -> EpisodeReader:
+) -> EpisodeReader[Episode]:
     planner, _, utterances = create_planner(config, sources.train, num_inner_steps=1)
 
     reader = create_train_reader(
-        config, planner, utterances, loader or BatchLoader(FORMAT, normalize=False)
+        config, planner, utterances, loader or BatchLoader(UtteranceReader(FORMAT), normalize=False)
     )
 
     _open_readers.append(reader)
@@ -69,7 +69,7 @@ def make_reader(
     return reader
 
 
-def take(reader: EpisodeReader, num_steps: int) -> list[list[Episode]]:
+def take(reader: EpisodeReader[Episode], num_steps: int) -> list[list[Episode]]:
     return list(islice(reader, num_steps))
 
 
@@ -211,7 +211,8 @@ def test_bad_recording_is_named_once_and_another_takes_its_place(even_corpus: Pa
     file = spoil(sources.train[1], 3)
 
     failures: list[LoadFailure] = []
-    loader = BatchLoader(FORMAT, normalize=False, on_failure=failures.append)
+    utterance_reader = UtteranceReader(FORMAT, failures.append)
+    loader = BatchLoader(utterance_reader, normalize=False)
     reader = make_reader(config, sources, loader)
     steps = take(reader, 8)
 
@@ -220,7 +221,7 @@ def test_bad_recording_is_named_once_and_another_takes_its_place(even_corpus: Pa
     assert failure.source_name == "de"
     assert file.name in failure.file
     assert file.name in failure.message
-    assert (loader.num_bad("en"), loader.num_bad("de")) == (0, 1)
+    assert (utterance_reader.num_bad("en"), utterance_reader.num_bad("de")) == (0, 1)
 
     num_changed = 0
 
@@ -264,7 +265,7 @@ def test_stand_in_is_the_next_that_is_long_enough_from_its_start(corpus: Path) -
 
     spoil(utterances, bad)
 
-    batch = BatchLoader(FORMAT, normalize=False).load(
+    batch = BatchLoader(UtteranceReader(FORMAT), normalize=False).load(
         utterances, BatchPlan((Crop(bad, 60),), num_samples)
     )
 
@@ -289,7 +290,7 @@ def test_batch_is_smaller_only_where_no_recording_is_long_enough(corpus: Path) -
 
     spoil(utterances, 0)
 
-    batch = BatchLoader(FORMAT, normalize=False).load(
+    batch = BatchLoader(UtteranceReader(FORMAT), normalize=False).load(
         utterances, BatchPlan((Crop(0, 0),), num_samples)
     )
 
@@ -304,13 +305,14 @@ def test_source_without_a_readable_recording_stops_the_run(even_corpus: Path) ->
         spoil(sources.train[1], i)
 
     failures: list[LoadFailure] = []
-    loader = BatchLoader(FORMAT, normalize=False, on_failure=failures.append)
+    utterance_reader = UtteranceReader(FORMAT, failures.append)
+    loader = BatchLoader(utterance_reader, normalize=False)
 
     with pytest.raises(InputError, match=r"^de: no recording can be read any more.*eqssl check"):
         take(make_reader(config, sources, loader), 2)
 
     assert sorted(f.file for f in failures) == sorted({f.file for f in failures})
-    assert len(failures) == loader.num_bad("de") == 8
+    assert len(failures) == utterance_reader.num_bad("de") == 8
 
 
 def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None:
@@ -318,7 +320,9 @@ def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None
     sources = check_sources(config.dataset)
 
     [[plain, _]] = take(make_reader(config, sources), 1)
-    [[normalized, _]] = take(make_reader(config, sources, BatchLoader(FORMAT, normalize=True)), 1)
+    [[normalized, _]] = take(
+        make_reader(config, sources, BatchLoader(UtteranceReader(FORMAT), normalize=True)), 1
+    )
 
     for batch, plain_batch in zip(normalized.batches, plain.batches, strict=True):
         seqs = plain_batch.seqs.double()
@@ -333,7 +337,7 @@ def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None
 def make_valid_reader(
     config: PretrainConfig, sources: CheckedSources, rank: int = 0, num_ranks: int = 1
 ) -> ValidationReader:
-    loader = BatchLoader(FORMAT, normalize=False)
+    loader = BatchLoader(UtteranceReader(FORMAT), normalize=False)
 
     reader = create_valid_reader(
         config, sources.train[0], sources.valid[0], loader, rank=rank, num_ranks=num_ranks

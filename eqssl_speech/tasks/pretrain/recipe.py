@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from eqssl_speech.criteria.wav2vec2 import Wav2Vec2Criterion
-from eqssl_speech.data.loading import BatchLoader, LoadFailure
+from eqssl_speech.data.loading import BatchLoader, LoadFailure, UtteranceReader
 from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
@@ -113,10 +113,13 @@ class _Wiring:
 
         model_config = context.resolver.resolve(_ModelHolder, key="model").config
 
+        self._reader = UtteranceReader(
+            audio_format(self._config.dataset), on_failure=_warn_of_failure
+        )
+
         self._loader = BatchLoader(
-            audio_format(self._config.dataset),
+            self._reader,
             normalize=expects_normalized_audio(model_config),  # type: ignore[arg-type]
-            on_failure=_warn_of_failure,
         )
 
     def create_task(self) -> PretrainTask:
@@ -186,7 +189,7 @@ class _Wiring:
             self._optimizer,
             source_names,
             self._context.metric_recorder,
-            self._loader.num_bad,
+            self._reader.num_bad,
             num_episodes=num_episodes,
             sample_rate=dataset.sample_rate,
             proportional=dataset.source_weighting == "proportional",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,12 +15,19 @@ from eqssl_speech.data.batching import BatchSize, BatchStream, plan_validation
 from eqssl_speech.data.check import SourceReport, check_split, require_usable
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
 from eqssl_speech.data.episodes import (
+    Episode,
     EpisodeLayout,
     EpisodePlan,
     EpisodePlanner,
     fit_episodes_per_source,
 )
-from eqssl_speech.data.loading import BatchLoader, Utterances, list_utterances
+from eqssl_speech.data.loading import (
+    BatchLoader,
+    Utterances,
+    list_utterances,
+    load_episode,
+    load_validation_episode,
+)
 from eqssl_speech.data.readers import EpisodeReader, ValidationReader
 from eqssl_speech.data.schedule import SourceSchedule
 from eqssl_speech.error import InputError
@@ -207,14 +215,13 @@ def create_train_reader(
     planner: EpisodePlanner,
     streams_utterances: Sequence[Utterances],
     loader: BatchLoader,
-) -> EpisodeReader:
+) -> EpisodeReader[Episode]:
     """Create the reader of the training episodes."""
     section = config.dataset
 
     return EpisodeReader(
         planner,
-        streams_utterances,
-        loader,
+        partial(load_episode, sources=streams_utterances, loader=loader),
         num_workers=section.num_workers,
         num_prefetch=section.num_prefetch,
     )
@@ -228,7 +235,7 @@ def create_valid_reader(
     *,
     rank: int,
     num_ranks: int,
-) -> ValidationReader:
+) -> ValidationReader[Episode]:
     """Create the reader of a source's validation episodes; ranks share them out.
 
     The batches to adapt on are the same in each validation, whatever the seed of the run.
@@ -259,9 +266,7 @@ def create_valid_reader(
 
     return ValidationReader(
         plans[rank::num_ranks],
-        train,
-        valid,
-        loader,
+        partial(load_validation_episode, train=train, valid=valid, loader=loader),
         num_steps=-(-len(plans) // num_ranks),
         num_workers=config.dataset.num_workers,
     )
