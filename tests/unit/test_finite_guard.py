@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from eqssl_speech.equilibrium import EquilibriumOptimizer
-from eqssl_speech.tasks.pretrain.errors import TrainingDivergedError
-from eqssl_speech.tasks.pretrain.optimizer import FiniteStepGuard
+from eqssl_speech.tasks.errors import TrainingDivergedError
+from eqssl_speech.tasks.optimizer import FiniteStepGuard
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from fairseq2.recipe.config import (
@@ -26,8 +24,7 @@ from fairseq2.utils.validation import Validatable, ValidationResult
 
 from eqssl_speech.criteria.wav2vec2 import LossSection
 from eqssl_speech.equilibrium import InnerLoop, resolve_outer_weights
-
-_LEAST_AUDIO_S: Final = 0.62
+from eqssl_speech.tasks.sections import AudioSourcesSection, require_at_least, require_positive
 
 
 @dataclass(kw_only=True)
@@ -83,8 +80,8 @@ class EquilibriumSection(Validatable):
         if self.num_inner_steps == 0 and not self.inner_lr > 0.0:
             result.add_error(f"`inner_lr` must be greater than 0, but is {self.inner_lr} instead.")
 
-        _require_at_least(result, self, 0, "start_after_num_steps", "num_inner_warmup_steps")
-        _require_at_least(result, self, 1, "max_num_non_finite")
+        require_at_least(result, self, 0, "start_after_num_steps", "num_inner_warmup_steps")
+        require_at_least(result, self, 1, "max_num_non_finite")
 
         if self.order == "exact" and (
             self.precondition
@@ -113,23 +110,12 @@ class EquilibriumOptimizerConfig(EquilibriumSection):
 
 
 @dataclass(kw_only=True)
-class SourcesSection(Validatable):
-    """The data sources and how batches are made of them."""
-
-    corpus: Path | None = None
-    """The corpus directory: one folder of fairseq manifests per source."""
-
-    sources: list[str] | None = None
-    """The names of the sources to use; ``null`` for all."""
+class SourcesSection(AudioSourcesSection):
+    """The data sources and how batches are made of them. Longer recordings than ``max_audio_s`` are cropped at a
+    random place."""
 
     regime: Literal["per_source", "mixed"] = "per_source"
     """``per_source``: a batch holds one source. ``mixed``: batches hold all sources (conventional training only)."""
-
-    sources_per_step: int | None = None
-    """How many sources are drawn for each update; ``null`` takes all of them, once each."""
-
-    sampling_alpha: float = 1.0
-    """Sources are drawn by ``p_i ~ n_i^alpha``, n_i their seconds of audio; ``mixed`` mixes so. *Range:* [0, 1]."""
 
     episodes_per_source: int = 1
     """How many episodes a source of an update has; raised where the number of ranks asks for it."""
@@ -137,66 +123,11 @@ class SourcesSection(Validatable):
     source_weighting: Literal["uniform", "proportional"] = "uniform"
     """Whether each episode counts alike in the outer gradient or by its number of targets."""
 
-    audio_seconds_per_update: float = 320.0
-    """Seconds of audio of one update over all sources, ranks, inner and outer steps."""
-
-    min_audio_s: float = 1.0
-    """Shorter recordings are left out, counted and named. At least 0.62, the least that wav2vec 2.0 can mask."""
-
-    max_audio_s: float = 15.6
-    """Longer recordings are cropped at a random place."""
-
-    sample_rate: int = 16_000
-    """What the model takes, in Hz."""
-
-    resample: bool = False
-    """Whether recordings of another sample rate are resampled; otherwise they are bad recordings."""
-
-    downmix: bool = False
-    """Whether recordings of several channels are averaged to one; otherwise they are bad recordings."""
-
-    max_bad_share: float = 0.4
-    """The run refuses to start if more than this share of a source's recordings is bad. *Range:* [0, 1]."""
-
-    num_workers: int = 2
-    """How many episodes are decoded at once."""
-
-    num_prefetch: int = 4
-    """How many episodes are held ready."""
-
     def validate(self) -> ValidationResult:
         """Check every field; errors name the field, the rule and the value."""
-        result = ValidationResult()
+        result = super().validate()
 
-        _require_at_least(result, self, 1, "episodes_per_source", "num_workers", "num_prefetch")
-        _require_at_least(result, self, 1, "sample_rate")
-
-        if self.sources_per_step is not None:
-            _require_at_least(result, self, 1, "sources_per_step")
-
-        for name in ("audio_seconds_per_update", "min_audio_s", "max_audio_s"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                result.add_error(
-                    f"`{name}` must be greater than 0 and finite, but is {getattr(self, name)} instead."
-                )
-
-        if self.min_audio_s < _LEAST_AUDIO_S:
-            result.add_error(
-                f"`min_audio_s` must be at least {_LEAST_AUDIO_S}, the least that wav2vec 2.0 can mask, but is "
-                f"{self.min_audio_s} instead."
-            )
-
-        for name in ("sampling_alpha", "max_bad_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                result.add_error(
-                    f"`{name}` must be within [0, 1], but is {getattr(self, name)} instead."
-                )
-
-        if self.max_audio_s < self.min_audio_s:
-            result.add_error(
-                f"`max_audio_s` must be at least `min_audio_s` ({self.min_audio_s}), but is "
-                f"{self.max_audio_s} instead."
-            )
+        require_at_least(result, self, 1, "episodes_per_source")
 
         return result
 
@@ -224,16 +155,12 @@ class ValidationSection(Validatable):
         """Check every field; errors name the field, the rule and the value."""
         result = ValidationResult()
 
-        _require_at_least(result, self, 0, "num_adaptation_steps")
+        require_at_least(result, self, 0, "num_adaptation_steps")
 
-        for name in ("adaptation_lr", "audio_seconds_per_batch"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                result.add_error(
-                    f"`{name}` must be greater than 0 and finite, but is {getattr(self, name)} instead."
-                )
+        require_positive(result, self, "adaptation_lr", "audio_seconds_per_batch")
 
         if self.max_num_batches is not None:
-            _require_at_least(result, self, 1, "max_num_batches")
+            require_at_least(result, self, 1, "max_num_batches")
 
         return result
 
@@ -285,12 +212,3 @@ class PretrainConfig:
     )
 
     common: CommonSection = field(default_factory=lambda: CommonSection(no_sweep_dir=True))
-
-
-def _require_at_least(result: ValidationResult, section: object, bound: int, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        if value < bound:
-            result.add_error(
-                f"`{name}` must be greater than or equal to {bound}, but is {value} instead."
-            )

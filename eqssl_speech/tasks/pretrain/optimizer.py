@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from fairseq2.logging import log
-from fairseq2.recipe.component import ComponentManager
-from fairseq2.recipe.config import OptimizerSection
 from fairseq2.runtime.dependency import DependencyResolver
 from torch.nn import Module
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from eqssl_speech.equilibrium import EquilibriumOptimizer
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.optimizer import FiniteStepGuard, create_base_optimizer
 from eqssl_speech.tasks.pretrain.config import (
     EquilibriumOptimizerConfig,
     EquilibriumSection,
     PretrainConfig,
 )
-from eqssl_speech.tasks.pretrain.errors import TrainingDivergedError
 
 EQUILIBRIUM_OPTIMIZER = "equilibrium"
 """The name of the optimizer component."""
@@ -30,7 +23,7 @@ def create_equilibrium_optimizer(
     resolver: DependencyResolver, config: EquilibriumOptimizerConfig
 ) -> EquilibriumOptimizer:
     """Create the optimizer component ``equilibrium`` around the base that its configuration names."""
-    return wrap_optimizer(resolver, _create(resolver, config.base), config)
+    return wrap_optimizer(resolver, create_base_optimizer(resolver, config.base), config)
 
 
 def wrap_optimizer(
@@ -53,12 +46,14 @@ def wrap_optimizer(
 
 def create_optimizer(resolver: DependencyResolver, config: PretrainConfig) -> Optimizer:
     """Create the optimizer of a pre-training run, wrapped if its equilibrium section is on."""
-    optimizer = _create(resolver, config.optimizer)
+    optimizer = create_base_optimizer(resolver, config.optimizer)
 
     section = get_equilibrium_section(config)
 
     optimizer.register_step_pre_hook(
-        FiniteStepGuard(10 if section is None else section.max_num_non_finite)
+        FiniteStepGuard(
+            10 if section is None else section.max_num_non_finite, "`equilibrium.inner_lr`"
+        )
     )
 
     if section is None or config.optimizer.name == EQUILIBRIUM_OPTIMIZER:
@@ -84,40 +79,3 @@ def get_equilibrium_section(config: PretrainConfig) -> EquilibriumSection | None
     assert isinstance(config.optimizer.config, EquilibriumOptimizerConfig)
 
     return config.optimizer.config
-
-
-def _create(resolver: DependencyResolver, section: OptimizerSection) -> Optimizer:
-    manager = resolver.resolve(ComponentManager)
-
-    return manager.create_component(Optimizer, section.name, section.config)
-
-
-class FiniteStepGuard:
-    """Leaves out steps whose averaged gradient is not finite, and ends the run after too many in a row."""
-
-    def __init__(self, max_num_in_a_row: int) -> None:
-        """:param max_num_in_a_row: The number of such steps in a row at which the run stops."""
-        self._max_num_in_a_row = max_num_in_a_row
-        self._num_in_a_row = 0
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Serve as a step pre-hook: without gradients, parameters and moments stay as they are."""
-        params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-
-        if not params or bool(torch.isfinite(get_total_norm([p.grad for p in params]))):
-            self._num_in_a_row = 0
-
-            return
-
-        self._num_in_a_row += 1
-
-        log.warning("The outer gradient is not finite; this step is left out.")
-
-        if self._num_in_a_row >= self._max_num_in_a_row:
-            raise TrainingDivergedError(
-                f"The outer gradient was not finite {self._num_in_a_row} times in a row: lower the learning rate or "
-                "`equilibrium.inner_lr` and resume from the last checkpoint."
-            )
-
-        for param in params:
-            param.grad = None

@@ -10,7 +10,6 @@ from fairseq2.models.wav2vec2 import Wav2Vec2Model
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.recipe.cli import register_cli_error
 from fairseq2.recipe.internal.model import _ModelHolder
-from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
 from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
 from fairseq2.task import Task
 from torch.nn import Module
@@ -28,11 +27,12 @@ from eqssl_speech.models.wav2vec2 import (
     prepare_model,
 )
 from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
+from eqssl_speech.tasks.output_dir import check_before_writing
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 from eqssl_speech.tasks.pretrain.metrics import METRIC_DESCRIPTORS
 from eqssl_speech.tasks.pretrain.optimizer import create_optimizer, get_equilibrium_section
-from eqssl_speech.tasks.pretrain.preflight import CheckedOutputDirectoryCreator
+from eqssl_speech.tasks.pretrain.preflight import check_run
 from eqssl_speech.tasks.pretrain.sources import (
     MIXED,
     CheckedSources,
@@ -42,9 +42,9 @@ from eqssl_speech.tasks.pretrain.sources import (
     create_train_reader,
     create_valid_reader,
 )
-from eqssl_speech.tasks.pretrain.task import PretrainTask
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
+from eqssl_speech.tasks.task import TrainingTask
 
 
 @final
@@ -63,11 +63,8 @@ class PretrainRecipe(Recipe):
 
         container.register(CheckedSources, check, singleton=True)
 
-        def create_directory_creator(resolver: DependencyResolver) -> CheckedOutputDirectoryCreator:
-            return CheckedOutputDirectoryCreator(resolver, _get_config(resolver))
-
-        override_provider(
-            container, _OutputDirectoryCreator, create_directory_creator, singleton=True
+        check_before_writing(
+            container, _get_config, lambda resolver: check_run(resolver, _get_config(resolver))
         )
 
         def create(resolver: DependencyResolver) -> Optimizer:
@@ -122,7 +119,7 @@ class _Wiring:
             normalize=expects_normalized_audio(model_config),  # type: ignore[arg-type]
         )
 
-    def create_task(self) -> PretrainTask:
+    def create_task(self) -> TrainingTask:
         config, gangs = self._config, self._context.gangs
 
         planner, layout, streams = create_planner(
@@ -165,7 +162,7 @@ class _Wiring:
             valid_readers,
         )
 
-        return PretrainTask(trainer, [reader, *valid_readers])
+        return TrainingTask(trainer, [reader, *valid_readers])
 
     def _create_train_unit(self, source_names: list[str], num_episodes: int) -> PretrainUnit:
         section, dataset = self._section, self._config.dataset

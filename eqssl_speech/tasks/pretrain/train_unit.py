@@ -19,8 +19,8 @@ from eqssl_speech.criteria.base import Criterion
 from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EquilibriumOptimizer, GradientSketch, NonFiniteError
+from eqssl_speech.tasks.errors import TrainingDivergedError
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss, EpisodeResult
-from eqssl_speech.tasks.pretrain.errors import TrainingDivergedError
 
 _REGIME_METRICS: Final = ("inner_grad_norm", "inner_lr", "source_grad_cosine")
 

@@ -29,7 +29,7 @@ from eqssl_speech.equilibrium import (
     descend,
     forget_cast_weights,
 )
-from eqssl_speech.tasks.pretrain.errors import CollapseError
+from eqssl_speech.tasks.errors import CollapseError
 
 
 @final

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 
 @final
-class PretrainTask(Task):
+class TrainingTask(Task):
     """Runs the host's trainer and closes the readers after it.
 
     A reader that reads ahead without end would otherwise still be running Python code while the interpreter shuts down.

@@ -1,0 +1,57 @@
+"""What the optimizers of all training recipes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fairseq2.logging import log
+from fairseq2.recipe.component import ComponentManager
+from fairseq2.recipe.config import OptimizerSection
+from fairseq2.runtime.dependency import DependencyResolver
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from eqssl_speech.tasks.errors import TrainingDivergedError
+
+
+def create_base_optimizer(resolver: DependencyResolver, section: OptimizerSection) -> Optimizer:
+    """Create the optimizer that a section names."""
+    manager = resolver.resolve(ComponentManager)
+
+    return manager.create_component(Optimizer, section.name, section.config)
+
+
+class FiniteStepGuard:
+    """Leaves out steps whose averaged gradient is not finite, and ends the run after too many in a row."""
+
+    def __init__(self, max_num_in_a_row: int, other_remedy: str | None = None) -> None:
+        """
+        :param max_num_in_a_row: The number of such steps in a row at which the run stops.
+        :param other_remedy: A key to lower besides the learning rate.
+        """
+        self._max_num_in_a_row = max_num_in_a_row
+        self._remedy = "lower the learning rate" + (f" or {other_remedy}" if other_remedy else "")
+        self._num_in_a_row = 0
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Serve as a step pre-hook: without gradients, parameters and moments stay as they are."""
+        params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+
+        if not params or bool(torch.isfinite(get_total_norm([p.grad for p in params]))):
+            self._num_in_a_row = 0
+
+            return
+
+        self._num_in_a_row += 1
+
+        log.warning("The gradient is not finite; this step is left out.")
+
+        if self._num_in_a_row >= self._max_num_in_a_row:
+            raise TrainingDivergedError(
+                f"The gradient was not finite {self._num_in_a_row} times in a row: {self._remedy} and "
+                "resume from the last checkpoint."
+            )
+
+        for param in params:
+            param.grad = None

@@ -1,0 +1,153 @@
+"""The output directory: made only once it is known that the run can start, and never that of another run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from fairseq2.file_system import FileSystem
+from fairseq2.recipe.config import CommonSection
+from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
+from fairseq2.recipe.internal.sweep_tag import _SweepTagGenerator
+from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
+from fairseq2.utils.structured import ValueConverter
+from fairseq2.utils.yaml import YamlDumper, YamlError, YamlLoader
+from typing_extensions import override
+
+from eqssl_speech.error import InputError
+from eqssl_speech.host import override_provider
+
+_FREE_KEYS: Final = (
+    "regime.",
+    "gang.",
+    "common.metric_recorders.",
+    "common.profilers.",
+    "common.cluster",
+    "dataset.num_workers",
+    "dataset.num_prefetch",
+    "validation.",
+)
+"""What a resumed run may change: how long, how often and how it is watched."""
+
+
+class _Config(Protocol):
+    common: CommonSection
+
+
+def check_before_writing(
+    container: DependencyContainer,
+    get_config: Callable[[DependencyResolver], _Config],
+    check: Callable[[DependencyResolver], None],
+) -> None:
+    """Have a run checked before the first thing that it writes.
+
+    :param container: The host's container.
+    :param get_config: Returns the validated configuration.
+    :param check: Raises what is wrong with configuration and data.
+    """
+
+    def create(resolver: DependencyResolver) -> CheckedOutputDirectoryCreator:
+        return CheckedOutputDirectoryCreator(resolver, get_config(resolver), check)
+
+    override_provider(container, _OutputDirectoryCreator, create, singleton=True)
+
+
+class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[misc]
+    """Creates the output directory, the first thing that a run writes, once it is known that the run can start.
+
+    The host makes the directory and writes the configuration into it before a recipe is asked for its task. Checks that
+    have to come first therefore sit here.
+    """
+
+    def __init__(
+        self,
+        resolver: DependencyResolver,
+        config: _Config,
+        check: Callable[[DependencyResolver], None],
+    ) -> None:
+        """
+        :param resolver: The host's resolver.
+        :param config: The validated configuration.
+        :param check: Raises what is wrong with configuration and data.
+        """
+        super().__init__(resolver.resolve(_SweepTagGenerator), resolver.resolve(FileSystem))
+
+        self._resolver = resolver
+        self._config = config
+        self._check = check
+        self._checked: set[Path] = set()
+
+    @override
+    def create(self, output_dir: Path) -> Path:
+        """Check configuration, data and directory, then create the directory.
+
+        :raises InputError: If the run cannot start.
+        """
+        # The host asks again each time that somebody wants to know the directory.
+        if output_dir not in self._checked:
+            check_output_dir(self._resolver, self._config, output_dir)
+
+            self._check(self._resolver)
+
+            self._checked.add(output_dir)
+
+        return super().create(output_dir)
+
+
+def check_output_dir(resolver: DependencyResolver, config: _Config, output_dir: Path) -> None:
+    """Refuse a directory that holds the run of another configuration.
+
+    :raises InputError: Names the first key that differs and both values.
+    """
+    output_dir = output_dir.expanduser()
+
+    file = output_dir / "config.yaml"
+    if config.common.no_sweep_dir is False or not file.exists():
+        return
+
+    # A run that failed before its first step has left nothing to lose.
+    if not any(output_dir.glob("checkpoints/step_*")) and not any(output_dir.glob("metrics/*")):
+        return
+
+    try:
+        (theirs,) = resolver.resolve(YamlLoader).load(file)
+    except (OSError, ValueError, YamlError):
+        raise InputError(
+            f"{file}: cannot be read as YAML, so what {output_dir} holds is unknown; choose another output directory."
+        ) from None
+
+    stored, present = dict(_flatten(theirs)), dict(_flatten(_reload(resolver, config)))
+
+    for key in sorted(stored.keys() | present.keys()):
+        if key.startswith(_FREE_KEYS) or stored.get(key) == present.get(key):
+            continue
+
+        raise InputError(
+            f"{output_dir} holds a run with another configuration (`{key}` is {stored.get(key)!r} there and "
+            f"{present.get(key)!r} here): choose another output directory, or repeat its configuration to resume it."
+        )
+
+
+def _reload(resolver: DependencyResolver, config: _Config) -> object:
+    # Through the same text as the stored one, so that equal values compare equal.
+    unstructured = resolver.resolve(ValueConverter).unstructure(config)
+
+    stream = io.StringIO()
+
+    resolver.resolve(YamlDumper).dump(unstructured, stream)
+
+    stream.seek(0)
+
+    (document,) = resolver.resolve(YamlLoader).load(stream)
+
+    return document
+
+
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
