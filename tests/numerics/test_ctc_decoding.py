@@ -79,7 +79,8 @@ def test_greedy_of_a_padded_batch_is_that_of_each_utterance() -> None:
     lengths = [0, 1, 23, 9, 16, 2]
     each = [draw_log_probs(length, 4, seed=100 + n, scale=1.0) for n, length in enumerate(lengths)]
 
-    batch = torch.full((len(lengths), 23, 4), float("nan"))
+    batch = draw_log_probs(len(lengths) * 23, 4, seed=99).reshape(-1, 23, 4)
+    batch[1] = float("nan")
     for row, log_probs in zip(batch, each):
         row[: len(log_probs)] = log_probs
 
