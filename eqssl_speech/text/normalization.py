@@ -82,7 +82,7 @@ class TextNormalizer:
             if result == text:
                 return result
 
-            # Once more, as letters may have met their accents only now, and the rules are about whole letters.
+            # Once more, as letters may have met their accents only now, and the rules are about composed letters.
             text = result
 
     def _apply(self, text: str) -> str:
@@ -104,9 +104,7 @@ class TextNormalizer:
             text = self._resolve_inner(text)
 
         # Sigma's form depends on what stands beside it, so that the words must be known by now.
-        text = self._lower(" ".join(filter(None, map(_strip_marks, text.split()))))
-
-        return unicodedata.normalize("NFC", text)
+        return self._lower(" ".join(filter(None, map(_strip_marks, text.split()))))
 
     def _lower(self, text: str) -> str:
         if self._rules.case == "keep":

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 import torch
+from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig
 from torch.nn.functional import ctc_loss
 
-from eqssl_speech.text.frames import CONVOLUTIONS, find_impossible, min_frames, num_frames
+from eqssl_speech.text.frames import find_impossible, min_frames, num_frames
 
 
 def test_frames_are_those_of_the_convolutions() -> None:
-    layers = [torch.nn.Conv1d(1, 1, kernel, stride) for kernel, stride in CONVOLUTIONS]
+    descs = Wav2Vec2EncoderConfig().feature_extractor_layer_descs
+    layers = [torch.nn.Conv1d(1, 1, kernel, stride) for _, kernel, stride in descs]
     extractor = torch.nn.Sequential(*layers)
 
     rng = np.random.default_rng(1)
