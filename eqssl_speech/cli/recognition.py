@@ -1,0 +1,102 @@
+"""What ``eqssl evaluate`` and ``eqssl transcribe`` share: the model, the device, the search."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from eqssl_speech.cli.common import positive_int
+
+if TYPE_CHECKING:
+    from eqssl_speech.tasks.recognizer import Recognizer
+    from eqssl_speech.tasks.transcribe.planning import EmissionOptions
+    from eqssl_speech.tasks.transcribe.result import Decoder
+
+
+@final
+@dataclass(frozen=True)
+class Recognition:
+    """A model and how it is used."""
+
+    recognizer: Recognizer
+    decode: Decoder
+    description: str
+    """The search, in words."""
+
+    options: EmissionOptions
+
+
+def add_recognition(parser: ArgumentParser) -> None:
+    """Add the options of the model, the device and the search."""
+    parser.add_argument(
+        "--step", metavar="N", type=positive_int, help="checkpoint to take (default: the best)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--max-segment-s",
+        metavar="S",
+        type=positive_float,
+        default=20.0,
+        help="longer recordings are cut into windows of this length (default: 20)",
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        metavar="S",
+        type=positive_float,
+        help="audio recognised at once (default: 20 on CPU, 160 on a GPU)",
+    )
+
+
+def load_recognition(options: Namespace) -> Recognition:
+    """Load the model that was asked for.
+
+    :param options: The parsed options, with ``model``, ``jobs`` and those of :func:`add_recognition`.
+    :raises InputError: If the model, the device or the language model cannot be used.
+    """
+    from eqssl_speech.tasks.recognizer import load_recognizer
+    from eqssl_speech.tasks.transcribe.decoder import make_decoder
+    from eqssl_speech.tasks.transcribe.planning import EmissionOptions
+
+    device = options.device or choose_device()
+
+    recognizer = load_recognizer(options.model, device=device, step=options.step)
+
+    decode, description = make_decoder(recognizer.tokenizer)
+
+    batch_s = options.batch_seconds or (20.0 if device == "cpu" else 160.0)
+
+    return Recognition(
+        recognizer,
+        decode,
+        description,
+        EmissionOptions(
+            max_segment_s=options.max_segment_s, batch_s=batch_s, num_readers=options.jobs
+        ),
+    )
+
+
+def choose_device() -> str:
+    """Return the fastest device: of several processes, each has a GPU of its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+
+    return f"cuda:{local_rank % torch.cuda.device_count()}"
+
+
+def positive_float(text: str) -> float:
+    """Parse a number greater than 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+
+    if not 0.0 < value < float("inf"):
+        raise ArgumentTypeError(f"must be a number greater than 0, but is {text!r} instead")
+
+    return value

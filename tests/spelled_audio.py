@@ -1,0 +1,110 @@
+"""Audio that spells text, and a stand-in for a recogniser that reads it: what is recognised is known to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eqssl_speech.text.languages import make_rules
+from eqssl_speech.text.tokenizer import CtcTokenizer
+from eqssl_speech.text.tokenizer_info import TrainedSource
+from eqssl_speech.text.training import train_tokenizer
+
+RATE = 16_000
+HOP = 320
+RECEPTIVE_FIELD = 400
+
+# Of the loudest level; leaves room for the ripple of a resampling filter.
+_TOP = 0.8
+
+
+def make_tokenizer() -> CtcTokenizer:
+    """Make a character vocabulary of English, German and Russian."""
+    texts = {
+        TrainedSource("en", "en", 1): ["abcdefghijklmnopqrstuvwxyz"],
+        TrainedSource("de", "de", 1): ["äöüß"],
+        TrainedSource("ru", "ru", 1): ["мир"],
+    }
+
+    return train_tokenizer(texts, {key: make_rules(key) for key in ("en", "de", "ru")})
+
+
+TOKENIZER = make_tokenizer()
+
+
+def spell(
+    text: str,
+    sample_rate: int = RATE,
+    *,
+    char_frames: int = 2,
+    gap_frames: int = 2,
+    pauses: dict[int, int] | None = None,
+) -> NDArray[np.float32]:
+    """Spell text as levels: a frame whose middle has the level of a label says that label.
+
+    :param text: Words of the vocabulary, joined by single spaces.
+    :param sample_rate: In Hz.
+    :param char_frames: The frames of a label.
+    :param gap_frames: The frames of blank after it.
+    :param pauses: Further frames of blank after the label with that index.
+    :returns: The samples. *Shape:* ``(S,)``.
+    """
+    levels: list[float] = [0.0] * 5
+
+    for index, label in enumerate(TOKENIZER.encode(text)):
+        pause = (pauses or {}).get(index, 0)
+        levels += [_TOP * label / TOKENIZER.vocab_size] * char_frames
+        levels += [0.0] * (gap_frames + pause)
+
+    levels += [0.0] * 5
+
+    return np.repeat(np.asarray(levels, dtype=np.float32), HOP * sample_rate // RATE)
+
+
+def write_spelled(
+    file: Path, text: str, sample_rate: int = RATE, num_channels: int = 1, **more: object
+) -> int:
+    """Write an audio file that spells text; the number of its samples is returned."""
+    samples = spell(text, sample_rate, **more)  # type: ignore[arg-type]
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, np.stack([samples] * num_channels, axis=1), sample_rate)
+
+    return len(samples)
+
+
+@dataclass(frozen=True)
+class SpelledRecognizer:
+    """Has the attributes of `eqssl_speech.tasks.recognizer.Recognizer`, and keeps count of what it was given."""
+
+    tokenizer: CtcTokenizer = TOKENIZER
+    sample_rate: int = RATE
+    frame_shift_s: float = HOP / RATE
+    receptive_field_samples: int = RECEPTIVE_FIELD
+    sources: tuple[tuple[str, str], ...] = (("en", "en"),)
+    description: str = "spelled audio"
+    batches: list[list[int]] = field(default_factory=list)
+
+    def emit(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Tensor]:
+        self.batches.append([len(w) for w in waveforms])
+
+        return [self._emit_one(w) for w in waveforms]
+
+    def _emit_one(self, waveform: NDArray[np.float32]) -> Tensor:
+        num_frames = (len(waveform) - RECEPTIVE_FIELD) // HOP + 1
+
+        middles = waveform[HOP // 2 :: HOP][:num_frames]
+        labels = np.abs(middles) * self.tokenizer.vocab_size / _TOP
+
+        probs = torch.full((num_frames, self.tokenizer.vocab_size), 0.1)
+        probs /= self.tokenizer.vocab_size
+        probs[torch.arange(num_frames), torch.from_numpy(labels.round().astype(np.int64))] += 0.9
+
+        return probs.log()
