@@ -121,6 +121,11 @@ class CtcTokenizer:
             shutil.rmtree(old, ignore_errors=True)
 
     @property
+    def alphabet(self) -> frozenset[str]:
+        """The characters that can be written; a space is not one of them."""
+        return frozenset(piece for piece in self.vocabulary if len(piece) == 1) - {WORD_BOUNDARY}
+
+    @property
     def info(self) -> TokenizerInfo:
         """What the tokenizer was made of, and how."""
         return self._info
