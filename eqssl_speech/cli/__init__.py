@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from eqssl_speech.cli import check, doctor, prepare, pretrain
+from eqssl_speech.cli import check, doctor, finetune, prepare, pretrain
 from eqssl_speech.error import InputError
 
 _DESCRIPTION: Final = """\
@@ -23,9 +23,9 @@ examples:
   eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
 """
 
-_RECIPES: Final = {"pretrain": pretrain}
+_RECIPES: Final = {"pretrain": pretrain, "finetune": finetune}
 
-_COMMANDS: Final = (doctor, prepare, check, pretrain)
+_COMMANDS: Final = (doctor, prepare, check, pretrain, finetune)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

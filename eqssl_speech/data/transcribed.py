@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from fairseq2.datasets import SequenceBatch
 from fairseq2.device import Device, SupportsDeviceTransfer
+from fairseq2.nn import BatchLayout
 from torch import Tensor
 from torch.nn.functional import layer_norm
 from typing_extensions import override
@@ -97,6 +98,10 @@ class TranscribedBatch(SupportsDeviceTransfer):
         self.audio.to(device, non_blocking=non_blocking)
 
         self.targets = self.targets.to(device, non_blocking=non_blocking)
+
+    def as_input(self) -> tuple[Tensor, BatchLayout]:
+        """Return the waveforms and their lengths, as models take them."""
+        return self.audio.as_input()
 
     @property
     def batch_size(self) -> int:

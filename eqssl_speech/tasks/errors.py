@@ -11,3 +11,7 @@ class TrainingDivergedError(RecipeError):
 
 class CollapseError(RecipeError):
     """Raised when the collapse detector sees something and the configuration asks to stop then."""
+
+
+class BlankOutputError(RecipeError):
+    """Raised when a model keeps emitting nothing but blanks and the configuration asks to stop then."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from fairseq2.models.transformer import TransformerNormOrder
-from fairseq2.models.wav2vec2 import Wav2Vec2Config
+from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 from fairseq2.runtime.config_registry import ConfigRegistrar
 from fairseq2.runtime.dependency import DependencyContainer
 
 
-def expects_normalized_audio(config: Wav2Vec2Config) -> bool:
+def expects_normalized_audio(config: Wav2Vec2EncoderConfig) -> bool:
     """Say whether a model takes waveforms of zero mean and unit variance.
 
     As in the releases of wav2vec 2.0: models with layer norm in the feature extractor do, those with group norm take
     the waveform as it is. Every stage asks here, so that none can differ from another.
     """
-    return config.encoder_config.feature_extractor_layer_norm_convs
+    return config.feature_extractor_layer_norm_convs
 
 
 def register_wav2vec2_archs(container: DependencyContainer) -> None:

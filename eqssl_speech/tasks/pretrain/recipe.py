@@ -116,7 +116,7 @@ class _Wiring:
 
         self._loader = BatchLoader(
             self._reader,
-            normalize=expects_normalized_audio(model_config),  # type: ignore[arg-type]
+            normalize=expects_normalized_audio(model_config.encoder_config),  # type: ignore[attr-defined]
         )
 
     def create_task(self) -> TrainingTask:

@@ -1,0 +1,366 @@
+"""The fine-tuning recipe: what fairseq2's command line runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
+
+from fairseq2.gang import ReduceOperation
+from fairseq2.logging import log
+from fairseq2.metrics.recorders import MetricDescriptor
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, Wav2Vec2AsrModel
+from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.recipe.cli import register_cli_error
+from fairseq2.recipe.internal.asset_config import _AssetConfigOverrider
+from fairseq2.recipe.internal.model import _ModelHolder
+from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
+from fairseq2.task import Task
+from fairseq2.world_info import WorldInfo
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from eqssl_speech.criteria.ctc import CtcCriterion
+from eqssl_speech.criteria.group_weights import GroupWeights
+from eqssl_speech.data.episodes import EpisodePlanner
+from eqssl_speech.data.loading import LoadFailure, UtteranceReader
+from eqssl_speech.data.transcribed import TranscribedLoader
+from eqssl_speech.error import InputError
+from eqssl_speech.host import override_provider
+from eqssl_speech.models.wav2vec2 import FreezeSchedule, expects_normalized_audio
+from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
+from eqssl_speech.tasks.finetune.blanks import BlankDetector, TrainingState
+from eqssl_speech.tasks.finetune.config import FinetuneConfig
+from eqssl_speech.tasks.finetune.metrics import METRIC_DESCRIPTORS
+from eqssl_speech.tasks.finetune.model import AdaptedModelConfig, load_encoder
+from eqssl_speech.tasks.finetune.preflight import check_run, load_tokenizer
+from eqssl_speech.tasks.finetune.sources import (
+    TranscribedSource,
+    TranscribedSources,
+    audio_format,
+    check_transcribed_sources,
+    create_planner,
+    create_train_reader,
+    create_valid_reader,
+)
+from eqssl_speech.tasks.finetune.train_unit import FinetuneUnit
+from eqssl_speech.tasks.finetune.valid_unit import CtcValidationRound, FinetuneEvalUnit
+from eqssl_speech.tasks.finetune.weighting import SourceWeighting
+from eqssl_speech.tasks.optimizer import FiniteStepGuard, create_base_optimizer
+from eqssl_speech.tasks.output_dir import check_before_writing
+from eqssl_speech.tasks.recognizer import save_recognizer
+from eqssl_speech.tasks.task import TrainingTask
+from eqssl_speech.text.frames import num_frames
+from eqssl_speech.text.tokenizer import CtcTokenizer
+
+_MAX_NUM_NON_FINITE = 10
+
+
+@final
+class FinetuneRecipe(Recipe):
+    """Fine-tunes an encoder with CTC on one or many languages."""
+
+    @override
+    def register(self, container: DependencyContainer) -> None:
+        register_cli_error(container, InputError, _handle_input_error)
+
+        for descriptor in METRIC_DESCRIPTORS:
+            container.collection.register_instance(MetricDescriptor, descriptor)
+
+        def read_tokenizer(resolver: DependencyResolver) -> CtcTokenizer:
+            return load_tokenizer(_get_config(resolver))
+
+        container.register(CtcTokenizer, read_tokenizer, singleton=True)
+
+        def check(resolver: DependencyResolver) -> TranscribedSources:
+            num_ranks = resolver.resolve(WorldInfo).size
+
+            return check_transcribed_sources(
+                _get_config(resolver), resolver.resolve(CtcTokenizer), num_ranks
+            )
+
+        container.register(TranscribedSources, check, singleton=True)
+
+        check_before_writing(
+            container, _get_config, lambda resolver: check_run(resolver, _get_config(resolver))
+        )
+
+        def create_optimizer(resolver: DependencyResolver) -> Optimizer:
+            optimizer = create_base_optimizer(resolver, _get_config(resolver).optimizer)
+            optimizer.register_step_pre_hook(FiniteStepGuard(_MAX_NUM_NON_FINITE))
+
+            return optimizer
+
+        override_provider(container, Optimizer, create_optimizer, singleton=True)
+
+        def adapt_model_config(resolver: DependencyResolver) -> _AssetConfigOverrider:
+            return AdaptedModelConfig(
+                resolver, _get_config(resolver), resolver.resolve(CtcTokenizer)
+            )
+
+        override_provider(container, _AssetConfigOverrider, adapt_model_config, singleton=True)
+
+    @override
+    def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
+        config = context.get_config_as(FinetuneConfig)
+
+        # The other ranks get the parameters of the first one.
+        if newly_initialized and config.pretrained is not None and context.gangs.dp.rank == 0:
+            load_encoder(context.resolver, model, config.pretrained)
+
+        return model
+
+    @override
+    def create_task(self, context: RecipeContext) -> Task:
+        return _Wiring(context).create_task()
+
+    @property
+    @override
+    def config_kls(self) -> type[object]:
+        return FinetuneConfig
+
+
+@final
+class _Wiring:
+    """Puts the parts of a run together."""
+
+    def __init__(self, context: RecipeContext) -> None:
+        self._context = context
+        self._config = context.get_config_as(FinetuneConfig)
+        self._tokenizer = context.resolver.resolve(CtcTokenizer)
+        self._sources = context.resolver.resolve(TranscribedSources)
+
+        # The model comes first: it draws from the random state that the host has just seeded.
+        self._dp_model = context.get_data_parallel_model()
+        self._module = context.get_model_as(Wav2Vec2AsrModel)
+
+        model_config = context.resolver.resolve(_ModelHolder, key="model").config
+
+        assert isinstance(model_config, Wav2Vec2AsrConfig)
+
+        encoder_config = model_config.encoder_config
+
+        self._normalize = expects_normalized_audio(encoder_config)
+        # Group norm takes its statistics over the padding too.
+        self._padded = encoder_config.feature_extractor_layer_norm_convs
+
+        self._reader = UtteranceReader(
+            audio_format(self._config.dataset), on_failure=_warn_of_failure
+        )
+        self._loader = TranscribedLoader(self._reader, normalize=self._normalize)
+        self._criterion = CtcCriterion()
+
+    def create_task(self) -> TrainingTask:
+        config, gangs = self._config, self._context.gangs
+
+        train = [s.train for s in self._sources.sources]
+
+        planner = create_planner(config, train, num_ranks=gangs.dp.size, rank=gangs.dp.rank)
+
+        if gangs.root.rank == 0:
+            self._describe(planner)
+
+        reader = create_train_reader(config, planner, train, self._loader)
+
+        valid_readers = [
+            create_valid_reader(
+                config,
+                source.valid,
+                self._loader,
+                padded=self._padded,
+                rank=gangs.dp.rank,
+                num_ranks=gangs.dp.size,
+            )
+            for source in self._sources.sources
+        ]
+
+        trainer = self._context.create_trainer(
+            self._create_train_unit(planner), reader, self._create_valid_units(), valid_readers
+        )
+
+        return TrainingTask(trainer, [reader, *valid_readers])
+
+    def _create_train_unit(self, planner: EpisodePlanner) -> FinetuneUnit:
+        config = self._config
+
+        train = [s.train for s in self._sources.sources]
+        groups = [u.source_name for u in train]
+
+        weights = GroupWeights(groups, config.weighting, self._create_all_reduce())
+
+        labels_per_batch = None
+        if config.weighting.method != "average":
+            num_labels = sum(len(labels) for u in train for labels in u.labels)
+            labels_per_sample = num_labels / sum(u.num_samples for u in train)
+
+            labels_per_batch = labels_per_sample * planner.batch_num_samples
+
+        return FinetuneUnit(
+            self._dp_model,
+            self._criterion,
+            SourceWeighting(weights, groups, labels_per_batch),
+            train,
+            self._context.metric_recorder,
+            self._reader.num_bad,
+            self._create_freeze_schedule().apply,
+            sample_rate=config.dataset.sample_rate,
+        )
+
+    def _create_all_reduce(self) -> Callable[[Tensor], None] | None:
+        gang = self._context.gangs.dp
+        if gang.size == 1:
+            return None
+
+        def all_reduce(vector: Tensor) -> None:
+            summed = vector.to(gang.device)
+
+            gang.all_reduce(summed, ReduceOperation.SUM)
+
+            vector.copy_(summed)
+
+        return all_reduce
+
+    def _create_freeze_schedule(self) -> FreezeSchedule:
+        config = self._config
+
+        if config.pretrained is None:
+            return FreezeSchedule(self._module, feature_extractor=False, num_encoder_steps=0)
+
+        return FreezeSchedule(
+            self._module,
+            feature_extractor=config.freeze.feature_extractor,
+            num_encoder_steps=config.freeze.num_encoder_steps,
+        )
+
+    def _create_valid_units(self) -> list[FinetuneEvalUnit]:
+        section = self._config.validation
+
+        detector = BlankDetector(section.num_blank_validations)
+
+        def explain_blanks(rows: Mapping[str, Mapping[str, float]], step_nr: int) -> str | None:
+            return detector.observe(rows, self._describe_state(step_nr))
+
+        validation_round = CtcValidationRound(
+            [s.source.name for s in self._sources.sources],
+            self._context.metric_recorder,
+            explain_blanks,
+            stop_on_blanks=section.stop_on_blanks,
+        )
+
+        return [
+            FinetuneEvalUnit(
+                source.valid,
+                self._module,
+                self._criterion,
+                self._tokenizer,
+                validation_round,
+                num_examples=section.num_examples,
+            )
+            for source in self._sources.sources
+        ]
+
+    def _describe_state(self, step_nr: int) -> TrainingState:
+        train = [s.train for s in self._sources.sources]
+
+        counts = Counter(label for u in train for labels in u.labels for label in labels)
+        num_labels = counts.total()
+        num_all_frames = sum(num_frames(int(n)) for u in train for n in u.utterances.lengths)
+
+        return TrainingState(
+            step_nr=step_nr,
+            num_encoder_frozen_steps=(
+                0 if self._config.pretrained is None else self._config.freeze.num_encoder_steps
+            ),
+            unigram_loss=-sum(n / num_labels * math.log(n / num_labels) for n in counts.values()),
+            labels_per_frame=num_labels / max(num_all_frames, 1),
+        )
+
+    def _describe(self, planner: EpisodePlanner) -> None:
+        config = self._config
+
+        rows = list_sources(config, self._sources, planner.shares)
+
+        log.info("Data sources:\n{}", render_sources(rows))
+
+        write_source_rows(self._context.output_dir, rows)
+
+        save_recognizer(
+            self._context.output_dir,
+            self._tokenizer,
+            sources=[(s.source.name, s.source.language) for s in self._sources.sources],
+            sample_rate=config.dataset.sample_rate,
+        )
+
+        log.info(
+            "An update has {} batch(es) over {} rank(s), up to {:.2f} s of audio each with padding.",
+            planner.num_episodes * self._context.gangs.dp.size,
+            self._context.gangs.dp.size,
+            planner.batch_num_samples / config.dataset.sample_rate,
+        )
+
+        for source in self._sources.sources:
+            _warn_of_left_out(source)
+
+
+def list_sources(
+    config: FinetuneConfig, sources: TranscribedSources, shares: Sequence[float]
+) -> list[SourceRow]:
+    """Describe the sources of a run and how often it will go through each."""
+    section = config.dataset
+
+    trained_hours = (config.regime.num_steps or 0) * section.audio_seconds_per_update / 3600
+
+    rows = []
+
+    for source, share in zip(sources.sources, shares):
+        hours = source.train.num_samples / section.sample_rate / 3600
+
+        rows.append(
+            SourceRow(
+                name=source.source.name,
+                language=source.source.language,
+                domain=source.source.domain,
+                licence=source.source.licence,
+                hours=hours,
+                utterances=len(source.train.texts),
+                num_bad=sum(r.num_bad for r in source.reports) + len(source.left_out),
+                share=share,
+                expected_passes=share * trained_hours / hours,
+            )
+        )
+
+    return rows
+
+
+def _warn_of_left_out(source: TranscribedSource) -> None:
+    for report in source.reports:
+        for bad in report.bad:
+            log.warning("Left out ({}): {}", bad.reason, bad.message)
+
+    for left_out in source.left_out:
+        log.warning("Left out: {}", left_out.message)
+
+    if source.num_unknown > 0:
+        log.warning(
+            "Source {}: {} label(s) of its training text are not in the vocabulary and are left out of the targets; "
+            "`eqssl tokenizer` and `eqssl check --ctc` name them.",
+            source.source.name,
+            source.num_unknown,
+        )
+
+
+def _get_config(resolver: DependencyResolver) -> FinetuneConfig:
+    return RecipeContext(resolver).get_config_as(FinetuneConfig)
+
+
+def _warn_of_failure(failure: LoadFailure) -> None:
+    log.warning("Source {}: a recording is left out from now on: {}", failure.source_name, failure.message)  # fmt: skip
+
+
+def _handle_input_error(ex: InputError) -> int:
+    log.error(str(ex))
+
+    return 2

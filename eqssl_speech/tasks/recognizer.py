@@ -1,0 +1,279 @@
+"""A fine-tuned model with all that is needed to use it: its tokenizer, its audio format and its best checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fairseq2.assets import AssetCardError
+from fairseq2.gang import create_fake_gangs
+from fairseq2.models.asr import AsrModel
+from fairseq2.models.family import ModelFamily
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
+from fairseq2.runtime.dependency import (
+    DependencyLookup,
+    DependencyResolver,
+    get_dependency_resolver,
+)
+from fairseq2.utils.structured import StructureError, ValueConverter
+from fairseq2.utils.yaml import YamlError, YamlLoader
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from eqssl_speech.data.manifest import replace_text
+from eqssl_speech.data.transcribed import pad_waveforms
+from eqssl_speech.error import InputError
+from eqssl_speech.models.wav2vec2 import expects_normalized_audio
+from eqssl_speech.text.tokenizer import CtcTokenizer
+
+_INFO_FILE: Final = "recognizer.json"
+_TOKENIZER_DIR: Final = "tokenizer"
+_FORMAT_VERSION: Final = 1
+
+
+@final
+@dataclass(frozen=True)
+class Recognizer:
+    """Turns speech into log-probabilities of labels."""
+
+    model: AsrModel
+    config: Wav2Vec2AsrConfig
+    tokenizer: CtcTokenizer
+    sample_rate: int
+    """What the model takes, in Hz."""
+
+    sources: tuple[tuple[str, str], ...]
+    """Name and language of each source that it was fine-tuned on."""
+
+    description: str
+    """Where it comes from."""
+
+    device: torch.device
+
+    @cached_property
+    def convolutions(self) -> tuple[tuple[int, int], ...]:
+        """Kernel and stride of each convolution of the feature extractor."""
+        layers = self.config.encoder_config.feature_extractor_layer_descs
+
+        return tuple((kernel, stride) for _, kernel, stride in layers)
+
+    @property
+    def frame_shift_s(self) -> float:
+        """The time between two frames, in seconds."""
+        shift = 1
+        for _, stride in self.convolutions:
+            shift *= stride
+
+        return shift / self.sample_rate
+
+    @property
+    def receptive_field_samples(self) -> int:
+        """The samples that a frame sees; shorter audio has none."""
+        field, shift = 1, 1
+        for kernel, stride in self.convolutions:
+            field += (kernel - 1) * shift
+            shift *= stride
+
+        return field
+
+    @property
+    def takes_padding(self) -> bool:
+        """Whether an utterance's output is the same alone and in a padded batch; group norm sees the padding."""
+        return self.config.encoder_config.feature_extractor_layer_norm_convs
+
+    @torch.inference_mode()
+    def emit(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> list[Tensor]:
+        """Compute the log-probabilities of the labels.
+
+        :param waveforms: Speech at :attr:`sample_rate`, each at least :attr:`receptive_field_samples` long. They are
+            computed in one padded batch if the model :attr:`takes_padding`, otherwise each by itself.
+            *Shape:* ``(S,)`` each.
+        :returns: *Shape:* ``(T, V)`` each, float32, on the CPU.
+        """
+        if not self.takes_padding:
+            return [row for waveform in waveforms for row in self._emit([waveform])]
+
+        return self._emit(waveforms)
+
+    def _emit(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> list[Tensor]:
+        normalize = expects_normalized_audio(self.config.encoder_config)
+
+        batch = pad_waveforms(waveforms, normalize=normalize)
+        batch.to(self.device)
+
+        logits, layout = self.model(*batch.as_input())
+
+        log_probs = log_softmax(logits, dim=-1, dtype=torch.float32).cpu()
+
+        return [row[:length] for row, length in zip(log_probs, layout.seq_lens)]
+
+
+def save_recognizer(
+    directory: Path,
+    tokenizer: CtcTokenizer,
+    *,
+    sources: Sequence[tuple[str, str]],
+    sample_rate: int,
+) -> None:
+    """Write into the output directory of a run what :func:`load_recognizer` needs besides a checkpoint.
+
+    :param directory: The output directory.
+    :param tokenizer: The tokenizer; copied, so that the directory can be moved.
+    :param sources: Name and language of each source.
+    :param sample_rate: What the model takes, in Hz.
+    """
+    tokenizer.save(directory / _TOKENIZER_DIR)
+
+    info = {
+        "format_version": _FORMAT_VERSION,
+        "sample_rate": sample_rate,
+        "sources": [list(source) for source in sources],
+    }
+
+    replace_text(directory / _INFO_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None) -> Recognizer:
+    """Load the model of a fine-tuning run.
+
+    :param path: The output directory of `eqssl finetune`.
+    :param device: Where to compute.
+    :param step: The step whose checkpoint is used; by default that of the best score, or the last where none has one.
+    :raises InputError: If the directory holds no such model.
+    """
+    info = _read_info(path)
+
+    step_nr = _choose_step(path / "checkpoints", step)
+
+    resolver = get_dependency_resolver()
+
+    family, config = _read_model_config(resolver, path / "checkpoints" / "model.yaml")
+
+    torch_device = _check_device(device)
+
+    model_dir = path / "checkpoints" / f"step_{step_nr}" / "model"
+
+    try:
+        model = family.load_custom_model(
+            model_dir,
+            config,
+            create_fake_gangs(torch_device),
+            torch.float32,
+            load_rank0_only=False,
+            mmap=False,
+            restrict=True,
+        )
+    except (OSError, RuntimeError, ValueError, AssetCardError) as ex:
+        raise InputError(
+            f"{model_dir}: the checkpoint cannot be loaded ({ex}); choose another step with `--step`."
+        ) from None
+
+    assert isinstance(model, AsrModel)
+
+    model.eval()
+
+    return Recognizer(
+        model,
+        config,
+        CtcTokenizer.load(path / _TOKENIZER_DIR),
+        info["sample_rate"],
+        tuple((name, language) for name, language in info["sources"]),
+        f"{path}, step {step_nr}",
+        torch_device,
+    )
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    file = path / _INFO_FILE
+
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: holds no {_INFO_FILE}, so it is not the output directory of `eqssl finetune`; name one that is."
+        ) from None
+    except (OSError, ValueError) as ex:
+        raise InputError(f"{file}: cannot be read ({ex}); fine-tune again.") from None
+
+    if not isinstance(info, dict) or info.get("format_version") != _FORMAT_VERSION:
+        raise InputError(
+            f"{file}: is of another version of eqssl_speech; use the version that it was made with."
+        )
+
+    return info
+
+
+def _choose_step(checkpoint_dir: Path, step: int | None) -> int:
+    steps = sorted(
+        int(d.name[5:])
+        for d in checkpoint_dir.glob("step_*")
+        if d.name[5:].isdecimal() and (d / "model").is_dir()
+    )
+
+    if not steps:
+        raise InputError(
+            f"{checkpoint_dir}: holds no checkpoint yet; wait for the first one (`regime.checkpoint_every_n_steps`)."
+        )
+
+    if step is not None:
+        if step not in steps:
+            known = ", ".join(map(str, steps))
+
+            raise InputError(
+                f"{checkpoint_dir}: there is no checkpoint of step {step}; there are those of {known}."
+            )
+
+        return step
+
+    scores = {}
+
+    for step_nr in steps:
+        try:
+            scores[step_nr] = float((checkpoint_dir / "scores" / f"step_{step_nr}.txt").read_text())
+        except (OSError, ValueError):
+            continue
+
+    return max(scores, key=lambda step_nr: (scores[step_nr], step_nr)) if scores else steps[-1]
+
+
+def _read_model_config(
+    resolver: DependencyResolver, file: Path
+) -> tuple[ModelFamily, Wav2Vec2AsrConfig]:
+    try:
+        (metadata,) = resolver.resolve(YamlLoader).load(file)
+
+        family_name = metadata["model_family"]
+        family = DependencyLookup(resolver, ModelFamily).maybe_get(family_name)
+        config = resolver.resolve(ValueConverter).structure(
+            metadata["model_config"], Wav2Vec2AsrConfig
+        )
+    except (OSError, ValueError, KeyError, TypeError, YamlError, StructureError) as ex:
+        raise InputError(f"{file}: the model's configuration cannot be read ({ex}).") from None
+
+    if family is None:
+        raise InputError(f"{file}: the model family `{family_name}` is unknown.")
+
+    return family, config
+
+
+def _check_device(device: str) -> torch.device:
+    try:
+        torch_device = torch.device(device)
+
+        torch.empty(0, device=torch_device)
+    except (RuntimeError, AssertionError) as ex:
+        reason = str(ex).splitlines()[0]
+
+        raise InputError(
+            f"The device `{device}` cannot be used ({reason}); choose `cpu`, or run `eqssl doctor` to see what "
+            "there is."
+        ) from None
+
+    return torch_device
