@@ -58,11 +58,17 @@ def train_tokenizer(
     counts = Counter(char for lines in texts.values() for line in lines for char in line)
     del counts[" "]
 
+    if not counts:
+        raise InputError(
+            "the training text is empty once it is normalised, or all of it is refused; "
+            "give sources with text, or choose otherwise with `--digits` and `--punctuation`."
+        )
+
     rare = [char for char, count in _sort(counts) if count < min_char_count]
     if len(rare) == len(counts):
         raise InputError(
-            "the training text holds no character that occurs often enough "
-            f"(`--min-char-count` is {min_char_count}); lower it, or give sources with text."
+            f"no character occurs in the training text {min_char_count} times; "
+            "lower `--min-char-count`, or give more text."
         )
 
     # Cut where `encode` will cut as well.
