@@ -6,7 +6,7 @@ from fairseq2.recipe.component import register_component
 from fairseq2.runtime.dependency import DependencyContainer
 from torch.optim import Optimizer
 
-from eqssl_speech.models.wav2vec2 import register_wav2vec2_archs
+from eqssl_speech.models.wav2vec2 import register_wav2vec2_archs, register_wav2vec2_asr_archs
 from eqssl_speech.tasks.pretrain.config import EquilibriumOptimizerConfig
 from eqssl_speech.tasks.pretrain.optimizer import (
     EQUILIBRIUM_OPTIMIZER,
@@ -28,3 +28,4 @@ def register_all(container: DependencyContainer) -> None:
     )
 
     register_wav2vec2_archs(container)
+    register_wav2vec2_asr_archs(container)
