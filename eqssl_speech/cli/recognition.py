@@ -28,8 +28,12 @@ class Recognition:
     options: EmissionOptions
 
 
-def add_recognition(parser: ArgumentParser) -> None:
-    """Add the options of the model, the device and the search."""
+def add_recognition(parser: ArgumentParser, *, batch_s: float | None = None) -> None:
+    """Add the options of the model, the device and the search.
+
+    :param parser: The parser.
+    :param batch_s: The audio recognised at once, in seconds; ``None`` to have it depend on the device.
+    """
     parser.add_argument(
         "--step", metavar="N", type=positive_int, help="checkpoint to take (default: the best)"
     )
@@ -45,7 +49,8 @@ def add_recognition(parser: ArgumentParser) -> None:
         "--batch-seconds",
         metavar="S",
         type=positive_float,
-        help="audio recognised at once (default: 20 on CPU, 160 on a GPU)",
+        default=batch_s,
+        help=f"audio recognised at once (default: {f'{batch_s:g}' if batch_s else '20 on CPU, 160 on a GPU'})",
     )
 
 

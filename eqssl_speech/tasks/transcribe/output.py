@@ -102,7 +102,7 @@ class OutputPlan:
         if directory is None:
             _require_lines(self._formats)
         else:
-            _make_directory(directory)
+            make_directory(directory)
 
     def list_pending(self, files: Sequence[InputFile]) -> list[InputFile]:
         """Return the recordings whose outputs do not all exist.
@@ -127,7 +127,7 @@ class OutputPlan:
             return to_line(transcript, self._formats[0], notes)
 
         for file, fmt in self._list_missing(transcript.file):
-            _make_directory(file.parent)
+            make_directory(file.parent)
 
             write_atomically(file, render(transcript, fmt, notes).encode("utf-8"))
 
@@ -149,7 +149,12 @@ def _require_lines(formats: Sequence[OutputFormat]) -> None:
         )
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make a directory for outputs, and those that it lies in.
+
+    :param directory: The directory; it may exist.
+    :raises InputError: If it cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as ex:
