@@ -82,7 +82,9 @@ def test_a_configuration_takes_the_encoder_of_another_and_keeps_its_regularizati
     assert fitted.encoder_config.model_dim == 192
     assert fitted.encoder_config.num_encoder_attn_heads == 4
     assert fitted.encoder_config.norm_order == encoder.norm_order
+    assert fitted.encoder_config.ffn_inner_dim == 768
     assert fitted.encoder_config.dropout_p == 0.0
+    assert fitted.encoder_config.ffn_inner_dropout_p == 0.1
     assert fitted.encoder_config.layer_drop_p == 0.05
     # Arguments stay as they are.
     assert base.encoder_config.model_dim == 768
