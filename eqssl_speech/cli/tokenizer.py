@@ -123,12 +123,13 @@ def _print(built: BuiltTokenizer) -> None:
     from eqssl_speech.text.coverage import LEFT_COLUMNS, list_other_rows, list_training_rows
     from eqssl_speech.text.tables import render_table
 
-    print(
-        render_table(list_training_rows(built.training), title="training text", left=LEFT_COLUMNS)
-    )
+    rows = list_training_rows(built.training)
+    print(render_table(rows, title="training text", left=LEFT_COLUMNS), end="\n\n")
+
     if built.others:
         rows = list_other_rows(built.others)
-        print(render_table(rows, title="text that the vocabulary has not seen", left=LEFT_COLUMNS))
+        title = "text that the vocabulary was not made of"
+        print(render_table(rows, title=title, left=LEFT_COLUMNS), end="\n\n")
 
     for coverage in built.coverages:
         for refusal in coverage.refusals[:_MAX_REFUSALS]:

@@ -1,39 +1,38 @@
-"""Tables of text, for the terminal."""
+"""Tables of text that stay narrow where columns are many."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from typing import Final
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
+
+_GAP: Final = "  "
 
 
-def render_table(
-    rows: Sequence[Sequence[str]], *, title: str, left: Sequence[str], width: int = 140
-) -> str:
-    """Lay rows out as a table.
+def render_table(rows: Sequence[Sequence[str]], *, title: str, left: Sequence[str]) -> str:
+    """Lay rows out as a table whose lines are never broken, so that they can be searched and cut.
 
     :param rows: The titles of the columns, and the rows.
     :param title: Stands above the table.
     :param left: The titles of the columns that hold words; numbers are aligned to the right.
-    :param width: The most that a line may have, in characters.
-    :returns: Text of several lines, without colour.
+    :returns: Text of several lines.
     """
-    table = Table(title=Text(title), title_justify="left")
+    widths = [max(map(cell_len, column)) for column in zip(*rows)]
+    is_left = [name in left for name in rows[0]]
 
-    for index, name in enumerate(rows[0]):
-        # A name that is broken in two cannot be found, whereas a list of characters may go on.
-        table.add_column(
-            Text(name), justify="left" if name in left else "right", no_wrap=index == 0
-        )
+    def render(row: Sequence[str]) -> str:
+        cells = [
+            cell + _pad(cell, width) if words else _pad(cell, width) + cell
+            for cell, width, words in zip(row, widths, is_left)
+        ]
+        return _GAP.join(cells).rstrip()
 
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
+    rule = "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
 
-    stream = io.StringIO()
+    return "\n".join([title, rule, render(rows[0]), rule, *map(render, rows[1:]), rule])
 
-    Console(file=stream, width=width).print(table)
 
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
+def _pad(cell: str, width: int) -> str:
+    # In terminal columns, which are two for some characters and none for others.
+    return " " * (width - cell_len(cell))
