@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from eqssl_speech.cli import main
 from eqssl_speech.data.check import SourceReport
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, write_sources
 from eqssl_speech.data.manifest import ManifestEntry, write_manifest
@@ -418,72 +417,6 @@ def test_findings_are_listed_by_kind_with_the_remedy(planted: Planted) -> None:
         "brackets",
     ]
     assert check.list_rows()[1] == ["a", "6", "2", "3", "1", "1"]
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, make_corpus: Callable[..., Path]) -> Path:
-    directory = make_corpus(tmp_path / "corpus", transcripts=True)
-
-    for file in directory.glob("*/*.wrd"):
-        file.write_text(file.read_text().translate(str.maketrans("0123456789", "abcdefghij")))
-
-    return directory
-
-
-def test_command_names_each_finding_and_goes_on(
-    corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (corpus / "de" / "train.wrd").write_text("a\nb 2\nc\nd\ne\n" + "f" * 300 + "\n")
-
-    assert main(["check", str(corpus), "--ctc", "--jobs", "1"]) == 0
-
-    out = capsys.readouterr().out
-    assert f"  {corpus}/de/train.tsv:3: the text holds the digit `2`" in out
-    assert f"  {corpus}/de/train.tsv:7: 300 labels need 599 frames" in out
-
-
-def test_command_fails_where_a_source_cannot_be_trained_on(
-    corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (corpus / "de" / "train.wrd").write_text("1\n" * 6)
-
-    assert main(["check", str(corpus), "--jobs", "1"]) == 0
-    assert main(["check", str(corpus), "--ctc", "--jobs", "1"]) == 2
-
-    assert "source `de` can be used (6 refused)" in capsys.readouterr().err
-
-
-def test_command_takes_short_recordings_for_fine_tuning(
-    tmp_path: Path, make_corpus: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    directory = make_corpus(
-        tmp_path / "c", min_duration_s=0.7, max_duration_s=0.9, transcripts=True
-    )
-
-    assert main(["check", str(directory), "--jobs", "1"]) == 2
-    assert main(["check", str(directory), "--ctc", "--min-audio-s", "1", "--jobs", "1"]) == 2
-    capsys.readouterr()
-
-    for file in directory.glob("*/*.wrd"):
-        file.write_text("ja\n" * len(file.read_text().splitlines()))
-
-    assert main(["check", str(directory), "--ctc", "--jobs", "1"]) == 0
-
-
-def test_command_refuses_what_it_cannot_do_before_reading(corpus: Path, tmp_path: Path) -> None:
-    (corpus / "de" / "train.wrd").unlink()
-
-    assert main(["check", str(corpus), "--tokenizer", str(tmp_path)]) == 2
-    assert main(["check", str(corpus), "--ctc", "--tokenizer", str(tmp_path)]) == 2
-    assert main(["check", str(corpus), "--ctc", "--source", "de"]) == 2
-
-
-def test_command_says_what_has_no_text(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (corpus / "de" / "train.wrd").unlink()
-
-    assert main(["check", str(corpus), "--ctc", "--jobs", "1"]) == 0
-
-    assert "no training text (train.wrd): de." in capsys.readouterr().out
 
 
 def test_text_that_does_not_fit_its_manifest_is_named(planted: Planted) -> None:
