@@ -139,7 +139,7 @@ def _evaluate(
     from eqssl_speech.tasks.evaluate.recognition import EvaluationJob
 
     job = EvaluationJob(
-        evaluation_set, recognition.recognizer, recognition.decode, recognition.options, gang
+        evaluation_set, recognition.recognizer, recognition.search, recognition.options, gang
     )
 
     if gang.rank > 0:
@@ -159,7 +159,7 @@ def _describe(options: Namespace, recognition: Recognition) -> EvaluationContext
 
     return EvaluationContext(
         model=recognition.recognizer.description,
-        decoding=recognition.description,
+        decoding=recognition.search.description,
         corpus=options.corpus,
         split=options.split,
         trained_on=frozenset(language for _, language in recognition.recognizer.sources),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from eqssl_speech.cli.common import positive_int
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
+    from eqssl_speech.tasks.transcribe.decoder import Search
     from eqssl_speech.tasks.transcribe.planning import EmissionOptions
-    from eqssl_speech.tasks.transcribe.result import Decoder
 
 
 @final
@@ -21,10 +22,7 @@ class Recognition:
     """A model and how it is used."""
 
     recognizer: Recognizer
-    decode: Decoder
-    description: str
-    """The search, in words."""
-
+    search: Search
     options: EmissionOptions
 
 
@@ -52,6 +50,15 @@ def add_recognition(parser: ArgumentParser, *, batch_s: float | None = None) -> 
         default=batch_s,
         help=f"audio recognised at once (default: {f'{batch_s:g}' if batch_s else '20 on CPU, 160 on a GPU'})",
     )
+    search = parser.add_argument_group("search (default: greedy)")
+    search.add_argument("--lm", metavar="FILE", type=Path, help="word n-gram of `eqssl lm`")
+    search.add_argument(
+        "--lm-weight", metavar="X", type=float, help="factor of its log-probability"
+    )
+    search.add_argument("--word-score", metavar="X", type=float, help="added for each word")
+    search.add_argument(
+        "--beam-size", metavar="N", type=positive_int, help="hypotheses kept after each frame"
+    )
 
 
 def load_recognition(options: Namespace) -> Recognition:
@@ -61,21 +68,28 @@ def load_recognition(options: Namespace) -> Recognition:
     :raises InputError: If the model, the device or the language model cannot be used.
     """
     from eqssl_speech.tasks.recognizer import load_recognizer
-    from eqssl_speech.tasks.transcribe.decoder import make_decoder
+    from eqssl_speech.tasks.transcribe.decoder import SearchOptions, make_search
     from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
     device = options.device or choose_device()
 
     recognizer = load_recognizer(options.model, device=device, step=options.step)
 
-    decode, description = make_decoder(recognizer.tokenizer)
+    search = make_search(
+        recognizer.tokenizer,
+        SearchOptions(
+            lm=options.lm,
+            lm_weight=options.lm_weight,
+            word_score=options.word_score,
+            beam_size=options.beam_size,
+        ),
+    )
 
     batch_s = options.batch_seconds or (20.0 if device == "cpu" else 160.0)
 
     return Recognition(
         recognizer,
-        decode,
-        description,
+        search,
         EmissionOptions(
             max_segment_s=options.max_segment_s, batch_s=batch_s, num_readers=options.jobs
         ),

@@ -98,7 +98,7 @@ def _run(options: Namespace) -> int:
         results = transcribe(
             recordings,
             recognition.recognizer,
-            recognition.decode,
+            recognition.search,
             recognition.options,
             on_progress=progress.advance,
         )
@@ -106,7 +106,7 @@ def _run(options: Namespace) -> int:
         notes = {
             "language": options.language,
             "model": recognition.recognizer.description,
-            "decoding": recognition.description,
+            "decoding": recognition.search.description,
         }
 
         num_failed = _deliver(results, plan, notes, progress)

@@ -21,6 +21,7 @@ from eqssl_speech.tasks.evaluate.gang import Gang
 from eqssl_speech.tasks.evaluate.recognition import EvaluationJob
 from eqssl_speech.tasks.evaluate.references import load_evaluation_set
 from eqssl_speech.tasks.evaluate.scores import Bootstrap, Evaluation, ScoredUtterance
+from eqssl_speech.tasks.transcribe.decoder import Search
 from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
 OPTIONS = EmissionOptions(batch_s=15.0, num_readers=2)
@@ -40,7 +41,7 @@ def run(
 
     evaluation_set = load_evaluation_set(corpus, split, names, model)  # type: ignore[arg-type]
 
-    job = EvaluationJob(evaluation_set, model, decode_greedy, options, Gang())  # type: ignore[arg-type]
+    job = EvaluationJob(evaluation_set, model, Search(decode_greedy), options, Gang())  # type: ignore[arg-type]
 
     return job.run(BOOTSTRAP)
 

@@ -13,6 +13,7 @@ from spelled_audio import HOP, RATE, TOKENIZER, SpelledRecognizer, spell, write_
 
 from eqssl_speech.decoding.greedy import decode_greedy
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.transcribe.decoder import Search
 from eqssl_speech.tasks.transcribe.inputs import InputFile, find_inputs
 from eqssl_speech.tasks.transcribe.planning import EmissionOptions, plan_batches
 from eqssl_speech.tasks.transcribe.result import Transcript
@@ -36,7 +37,7 @@ def run(
         transcribe(
             recordings,
             model,  # type: ignore[arg-type]
-            decode_greedy,
+            Search(decode_greedy),
             options,
             on_progress=None if progress is None else progress.append,
         )

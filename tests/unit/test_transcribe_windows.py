@@ -7,8 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from spelled_audio import TOKENIZER
 
 from eqssl_speech.decoding.greedy import decode_greedy
+from eqssl_speech.tasks.transcribe.decoder import Search
 from eqssl_speech.tasks.transcribe.emission import EmissionPart
 from eqssl_speech.tasks.transcribe.result import HypothesisJoiner
 from eqssl_speech.tasks.transcribe.windows import (
@@ -135,11 +137,11 @@ def test_parts_decode_to_what_the_whole_decodes_to(seed: int) -> None:
     # Seams within a label too, which a joiner never chooses but where there is no blank.
     cuts = sorted(np.random.default_rng(seed).integers(0, 1001, 12).tolist())
 
-    joiner = HypothesisJoiner(decode_greedy)
+    joiner = HypothesisJoiner(Search(decode_greedy), TOKENIZER)
     for start, stop in zip([0, *cuts], [*cuts, 1000]):
         joiner.add(EmissionPart(0, start, emission[start:stop], stop == 1000))
 
-    whole = HypothesisJoiner(decode_greedy)
+    whole = HypothesisJoiner(Search(decode_greedy), TOKENIZER)
     whole.add(EmissionPart(0, 0, emission, True))
 
     assert joiner.list_tokens() == whole.list_tokens() == list(decode_greedy(emission).tokens)

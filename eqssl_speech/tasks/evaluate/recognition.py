@@ -10,9 +10,10 @@ from eqssl_speech.error import InputError
 from eqssl_speech.tasks.evaluate.gang import Gang
 from eqssl_speech.tasks.evaluate.references import EvaluationSet, LeftOut
 from eqssl_speech.tasks.evaluate.scores import Bootstrap, Evaluation, ScoredUtterance, evaluate
+from eqssl_speech.tasks.transcribe.decoder import Search
 from eqssl_speech.tasks.transcribe.emission import Emitter, ReadFailure
 from eqssl_speech.tasks.transcribe.planning import Batch, EmissionOptions, plan_batches
-from eqssl_speech.tasks.transcribe.result import Decoder, HypothesisJoiner
+from eqssl_speech.tasks.transcribe.result import HypothesisJoiner
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
@@ -37,21 +38,21 @@ class EvaluationJob:
         self,
         evaluation_set: EvaluationSet,
         recognizer: Recognizer,
-        decode: Decoder,
+        search: Search,
         options: EmissionOptions,
         gang: Gang,
     ) -> None:
         """
         :param evaluation_set: What is evaluated.
         :param recognizer: The model.
-        :param decode: The search.
+        :param search: The search.
         :param options: How much is given to the model at a time.
         :param gang: The processes among which the batches are dealt out.
         :raises InputError: If an option is out of its range.
         """
         self._set = evaluation_set
         self._recognizer = recognizer
-        self._decode = decode
+        self._search = search
         self._options = options
         self._gang = gang
 
@@ -110,7 +111,9 @@ class EvaluationJob:
                 yield _Outcome(index, None, event.error.reason, str(event.error))
                 continue
 
-            joiner = joiners.setdefault(event.item, HypothesisJoiner(self._decode))
+            joiner = joiners.setdefault(
+                event.item, HypothesisJoiner(self._search, self._recognizer.tokenizer)
+            )
             joiner.add(event)
 
             if event.is_last:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, final
 
 from eqssl_speech.decoding.alignment import FrameClock, TokenSpan, Word, spans_of, to_words
-from eqssl_speech.decoding.hypothesis import Hypothesis
+from eqssl_speech.tasks.transcribe.decoder import Search, WordCutter
 from eqssl_speech.tasks.transcribe.emission import EmissionPart
 from eqssl_speech.tasks.transcribe.inputs import InputFile
+from eqssl_speech.text.tokenizer import WORD_BOUNDARY, CtcTokenizer
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
-
-Decoder: TypeAlias = Callable[[Tensor], Hypothesis]
-"""Finds the best hypothesis for log-probabilities. *Shape:* ``(T, V)``."""
 
 
 @final
@@ -52,34 +47,35 @@ class Transcript:
 class HypothesisJoiner:
     """Decodes the parts of a recording as they come, and joins the tokens; words are formed of all of them."""
 
-    def __init__(self, decode: Decoder) -> None:
+    def __init__(self, search: Search, tokenizer: CtcTokenizer) -> None:
         """
-        :param decode: The search.
+        :param search: The search.
+        :param tokenizer: The vocabulary.
         """
-        self._decode = decode
+        self._search = search
+        self._tokenizer = tokenizer
+        self._cutter = WordCutter(tokenizer) if search.finds_words else None
+        self._num_frames = 0
+
         self.spans: list[TokenSpan] = []
         """The tokens of all parts so far, in frames of the recording."""
-
-        self._num_frames = 0
 
     def add(self, part: EmissionPart) -> None:
         """Decode the next part.
 
         :param part: It begins where the last one ended.
         """
-        hypothesis = self._decode(part.log_probs)
-
-        spans = [
-            replace(span, start=span.start + part.start, end=span.end + part.start)
-            for span in spans_of(hypothesis)
-        ]
-
-        # A token that lies on both sides of the seam is one: there is no blank between.
-        if self.spans and spans and _touch(self.spans[-1], spans[0]):
-            spans[0] = _merge(self.spans.pop(), spans[0])
-
-        self.spans += spans
         self._num_frames = part.start + part.log_probs.size(0)
+
+        ready = part if self._cutter is None else self._cutter.push(part)
+
+        if ready is not None and ready.log_probs.size(0) > 0:
+            self._append(
+                [
+                    replace(span, start=span.start + ready.start, end=span.end + ready.start)
+                    for span in spans_of(self._search.decode(ready.log_probs))
+                ]
+            )
 
     def list_tokens(self) -> list[int]:
         """Return the tokens of all parts."""
@@ -94,11 +90,27 @@ class HypothesisJoiner:
             recognizer.frame_shift_s, recognizer.receptive_field_samples / recognizer.sample_rate
         )
 
-        return to_words(self.spans, recognizer.tokenizer.vocabulary, self._num_frames, clock=clock)
+        return to_words(self.spans, self._tokenizer.vocabulary, self._num_frames, clock=clock)
 
+    def _append(self, spans: list[TokenSpan]) -> None:
+        if self.spans and spans:
+            last = self.spans[-1]
 
-def _touch(left: TokenSpan, right: TokenSpan) -> bool:
-    return left.token == right.token and left.end == right.start
+            if self._search.finds_words:
+                self.spans += self._make_boundary(last.end)
+            elif last.token == spans[0].token and last.end == spans[0].start:
+                # A token that lies on both sides of the seam is one: there is no blank between.
+                spans[0] = _merge(self.spans.pop(), spans[0])
+
+        self.spans += spans
+
+    def _make_boundary(self, frame: int) -> list[TokenSpan]:
+        # Where words are told apart by a token between them, a search leaves it out at the end.
+        vocabulary = self._tokenizer.vocabulary
+        if WORD_BOUNDARY not in vocabulary:
+            return []
+
+        return [TokenSpan(vocabulary.index(WORD_BOUNDARY), frame, frame, 1.0)]
 
 
 def _merge(left: TokenSpan, right: TokenSpan) -> TokenSpan:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, final
 
 from eqssl_speech.data.audio import AudioError, AudioFormat, check_header, probe_audio
 from eqssl_speech.data.manifest import ManifestEntry
+from eqssl_speech.tasks.transcribe.decoder import Search
 from eqssl_speech.tasks.transcribe.emission import EmissionPart, Emitter, ReadFailure
 from eqssl_speech.tasks.transcribe.inputs import InputFile
 from eqssl_speech.tasks.transcribe.planning import AudioItem, EmissionOptions, plan_batches
-from eqssl_speech.tasks.transcribe.result import Decoder, HypothesisJoiner, Transcript
+from eqssl_speech.tasks.transcribe.result import HypothesisJoiner, Transcript
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
@@ -95,7 +96,7 @@ def open_recordings(
 def transcribe(
     recordings: Recordings,
     recognizer: Recognizer,
-    decode: Decoder,
+    search: Search,
     options: EmissionOptions,
     *,
     on_progress: Callable[[float], None] | None = None,
@@ -104,7 +105,7 @@ def transcribe(
 
     :param recordings: The recordings.
     :param recognizer: The model.
-    :param decode: The search.
+    :param search: The search.
     :param options: How much is given to the model at a time.
     :param on_progress: Called with the seconds of audio that were dealt with since its last call.
     :returns: What was recognised in each recording, or why nothing could be, in their order, as soon as it is known.
@@ -114,7 +115,7 @@ def transcribe(
 
     batches = (batch for unit in units for batch in unit)
 
-    job = _Job(recordings, recognizer, decode, on_progress or (lambda _: None))
+    job = _Job(recordings, recognizer, search, on_progress or (lambda _: None))
 
     for event in Emitter(recognizer, recordings.items, options).emit(batches):
         result = job.take(event)
@@ -132,12 +133,12 @@ class _Job:
         self,
         recordings: Recordings,
         recognizer: Recognizer,
-        decode: Decoder,
+        search: Search,
         on_progress: Callable[[float], None],
     ) -> None:
         self._recordings = recordings
         self._recognizer = recognizer
-        self._decode = decode
+        self._search = search
         self._on_progress = on_progress
         self._joiners: dict[int, HypothesisJoiner] = {}
         self._done_s: dict[int, float] = {}
@@ -154,7 +155,9 @@ class _Job:
 
             return Failure(file, event.error)
 
-        joiner = self._joiners.setdefault(event.item, HypothesisJoiner(self._decode))
+        joiner = self._joiners.setdefault(
+            event.item, HypothesisJoiner(self._search, self._recognizer.tokenizer)
+        )
         joiner.add(event)
 
         if not event.is_last:
