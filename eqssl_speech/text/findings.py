@@ -35,7 +35,7 @@ REMEDIES: Final[dict[FindingKind, str]] = {
     "with other `--digits` or `--punctuation`",
     "empty": "left out, as no letter is left of the text: write what is said, or remove the utterance",
     "unknown": "never recognised, as the vocabulary lacks these characters: correct the text, or make a tokenizer of "
-    "training text that has them",
+    "training text that has them (or with a lower `--min-char-count`)",
     "too fast": "more than 5 robust deviations (1.4826 MAD) above the source's median of characters per second: "
     "listen whether the recording is cut off, or the text is another's",
     "too slow": "less than a quarter of the source's median of characters per second: listen whether words are "
