@@ -1,0 +1,68 @@
+"""What was taken of a checkpoint, what was not, and what is new."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+from torch import Tensor
+
+_MAX_NUM_MODULES: Final = 6
+
+
+@final
+@dataclass(frozen=True)
+class LoadReport:
+    """The tensors of a model and of the checkpoint that it was filled from: name and number of elements of each."""
+
+    source: str
+    """The checkpoint, in words."""
+
+    loaded: Mapping[str, int]
+    """The tensors that the model has from the checkpoint, by their name in the model."""
+
+    left_out: Mapping[str, int]
+    """The tensors of the checkpoint that the model has no use for, by their name in the checkpoint."""
+
+    newly_made: Mapping[str, int]
+    """The tensors of the model that are as they were initialised."""
+
+    def render(self) -> str:
+        """Render the report as four lines: each kind with its modules and their numbers of parameters."""
+        kinds = [
+            ("loaded", self.loaded),
+            ("left out", self.left_out),
+            ("newly made", self.newly_made),
+        ]
+
+        rows = [(what, f"{len(sizes)}", f"{sum(sizes.values()):,}", sizes) for what, sizes in kinds]
+
+        widths = [max(len(row[column]) for row in rows) for column in (1, 2)]
+
+        lines = [
+            f"  {what:<10}  {num_tensors:>{widths[0]}} tensors  {num_parameters:>{widths[1]}} parameters"
+            f"  {_list_modules(sizes)}".rstrip()
+            for what, num_tensors, num_parameters, sizes in rows
+        ]
+
+        return "\n".join([f"Encoder of {self.source}:", *lines])
+
+
+def count_elements(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, int]:
+    """Return the number of elements of some tensors, in the order of the names."""
+    return {name: tensors[name].numel() for name in names}
+
+
+def _list_modules(sizes: Mapping[str, int]) -> str:
+    modules: Counter[str] = Counter()
+    for name, size in sizes.items():
+        modules[name.split(".")[0]] += size
+
+    parts = [f"{module} {size:,}" for module, size in modules.items()]
+
+    if len(parts) > _MAX_NUM_MODULES:
+        parts[_MAX_NUM_MODULES - 1 :] = [f"and {len(parts) - _MAX_NUM_MODULES + 1} more"]
+
+    return ", ".join(parts)
