@@ -1,4 +1,4 @@
-"""Runs of the pre-training recipe, as a user starts them, on the sample that ships with the repository."""
+"""Runs of the training recipes, as a user starts them, on the sample that ships with the repository."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ SMALL = {
 }
 
 
+# Fine-tuning in seconds; a tokenizer has to be added.
+SMALL_FINETUNE = {
+    "model.arch": "micro",
+    "dataset.corpus": SAMPLE,
+    "dataset.sources": "[ru-festvox, es-drascula]",
+    "dataset.audio_seconds_per_update": 16,
+    "dataset.max_minutes_per_source": 1,
+    "validation.max_num_utterances": 4,
+    "optimizer.config.lr": 0.001,
+    "trainer.max_grad_norm": 1.0,
+    "regime.num_steps": 6,
+    "regime.validate_every_n_steps": 6,
+    "regime.checkpoint_every_n_steps": 6,
+    "regime.publish_metrics_every_n_steps": 2,
+    "common.torch.num_threads": 1,
+    "common.metric_recorders.tensorboard.enabled": "false",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run."""
@@ -61,18 +80,49 @@ def run_pretrain(
     directory: Path,
     overrides: dict[str, Any] | None = None,
     *,
+    base: dict[str, Any] = SMALL,
+    **kwargs: Any,
+) -> Run:
+    """Run ``eqssl pretrain`` to its end; for the keywords see :func:`run_recipe`."""
+    return run_recipe("pretrain", directory, base | (overrides or {}), **kwargs)
+
+
+def run_finetune(
+    directory: Path,
+    tokenizer: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    base: dict[str, Any] = SMALL_FINETUNE,
+    **kwargs: Any,
+) -> Run:
+    """Run ``eqssl finetune`` to its end; for the keywords see :func:`run_recipe`."""
+    settings = base | {"tokenizer": tokenizer} | (overrides or {})
+
+    return run_recipe("finetune", directory, settings, **kwargs)
+
+
+def run_recipe(
+    name: str,
+    directory: Path,
+    settings: dict[str, Any],
+    *,
     config_file: Path | None = None,
     launcher: Sequence[str] = (),
-    base: dict[str, Any] = SMALL,
     extra: Sequence[str] = (),
 ) -> Run:
-    """Run ``eqssl pretrain`` to its end."""
-    command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", "pretrain"]
+    """Run a recipe to its end.
+
+    :param name: The subcommand of ``eqssl``.
+    :param directory: The output directory.
+    :param settings: Given to ``--config``.
+    :param config_file: Given to ``--config-file``.
+    :param launcher: What starts Python, such as torchrun.
+    :param extra: Further arguments.
+    """
+    command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", name]
 
     if config_file is not None:
         command += ["--config-file", str(config_file)]
-
-    settings = base | (overrides or {})
 
     if settings:
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())]

@@ -10,7 +10,16 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from eqssl_speech.cli import check, doctor, finetune, prepare, pretrain
+from eqssl_speech.cli import (
+    check,
+    doctor,
+    evaluate,
+    finetune,
+    prepare,
+    pretrain,
+    tokenizer,
+    transcribe,
+)
 from eqssl_speech.error import InputError
 
 _DESCRIPTION: Final = """\
@@ -23,9 +32,21 @@ examples:
   eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
 """
 
-_RECIPES: Final = {"pretrain": pretrain, "finetune": finetune}
+_RECIPES: Final[dict[str, Callable[[list[str]], int]]] = {
+    "pretrain": pretrain.run,
+    "finetune": finetune.run,
+}
 
-_COMMANDS: Final = (doctor, prepare, check, pretrain, finetune)
+_COMMANDS: Final = (
+    doctor,
+    prepare,
+    check,
+    pretrain,
+    tokenizer,
+    finetune,
+    evaluate,
+    transcribe,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Not left to argparse, which would take fairseq2's flags for its own.
         if args[:1] and args[0] in _RECIPES:
-            return _RECIPES[args[0]].run(args[1:])
+            return _RECIPES[args[0]](args[1:])
 
         options = _create_parser().parse_args(args)
 

@@ -17,7 +17,7 @@ run writes. Started again with the same arguments, a run goes on from its last c
 examples:
   eqssl tokenizer corpus runs/tokenizer
   eqssl check corpus --ctc --tokenizer runs/tokenizer
-  eqssl finetune runs/asr --config-file my.yaml --config dataset.corpus=corpus tokenizer=runs/tokenizer pretrained=runs/mine
+  eqssl finetune runs/asr --config-file my.yaml --config tokenizer=runs/tokenizer pretrained=runs/mine
   eqssl finetune runs/scratch --config-file my.yaml --config pretrained=null
   eqssl finetune --config-file my.yaml --dump-config > whole.yaml
   torchrun --nproc-per-node 2 -m eqssl_speech finetune runs/asr --config-file my.yaml

@@ -12,24 +12,16 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 import torch
-from fairseq2.assets import AssetCardError
-from fairseq2.gang import create_fake_gangs
 from fairseq2.models.asr import AsrModel
-from fairseq2.models.family import ModelFamily
-from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
-from fairseq2.runtime.dependency import (
-    DependencyLookup,
-    DependencyResolver,
-    get_dependency_resolver,
-)
-from fairseq2.utils.structured import StructureError, ValueConverter
-from fairseq2.utils.yaml import YamlError, YamlLoader
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, Wav2Vec2AsrFactory
+from fairseq2.utils.structured import StandardValueConverter, StructureError
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from eqssl_speech.data.manifest import replace_text
 from eqssl_speech.data.transcribed import pad_waveforms
 from eqssl_speech.error import InputError
+from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors
 from eqssl_speech.models.wav2vec2 import expects_normalized_audio
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
@@ -150,34 +142,32 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
     """
     info = _read_info(path)
 
-    step_nr = _choose_step(path / "checkpoints", step)
-
-    resolver = get_dependency_resolver()
-
-    family, config = _read_model_config(resolver, path / "checkpoints" / "model.yaml")
+    checkpoint = find_checkpoint(path, step)
 
     torch_device = _check_device(device)
 
-    model_dir = path / "checkpoints" / f"step_{step_nr}" / "model"
+    if checkpoint.config is None:
+        raise InputError(
+            f"{checkpoint.model_dir.parents[1]}: holds no model.yaml, which says what the model is; fine-tune again."
+        )
 
     try:
-        model = family.load_custom_model(
-            model_dir,
-            config,
-            create_fake_gangs(torch_device),
-            torch.float32,
-            load_rank0_only=False,
-            mmap=False,
-            restrict=True,
-        )
-    except (OSError, RuntimeError, ValueError, AssetCardError) as ex:
+        config = StandardValueConverter().structure(checkpoint.config, Wav2Vec2AsrConfig)
+    except StructureError as ex:
         raise InputError(
-            f"{model_dir}: the checkpoint cannot be loaded ({ex}); choose another step with `--step`."
+            f"{checkpoint.model_dir.parents[1]}: its model.yaml is not that of a wav2vec 2.0 recogniser ({ex})."
         ) from None
 
-    assert isinstance(model, AsrModel)
+    model = Wav2Vec2AsrFactory(config).create_model()
 
-    model.eval()
+    try:
+        model.load_state_dict(read_run_tensors(checkpoint))
+    except RuntimeError as ex:
+        raise InputError(
+            f"{checkpoint.model_dir}: does not fit its model.yaml ({ex}); choose another step with `--step`."
+        ) from None
+
+    model.to(torch_device).eval()
 
     return Recognizer(
         model,
@@ -185,7 +175,7 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
         CtcTokenizer.load(path / _TOKENIZER_DIR),
         info["sample_rate"],
         tuple((name, language) for name, language in info["sources"]),
-        f"{path}, step {step_nr}",
+        f"{path}, step {checkpoint.step_nr}",
         torch_device,
     )
 
@@ -208,59 +198,6 @@ def _read_info(path: Path) -> dict[str, Any]:
         )
 
     return info
-
-
-def _choose_step(checkpoint_dir: Path, step: int | None) -> int:
-    steps = sorted(
-        int(d.name[5:])
-        for d in checkpoint_dir.glob("step_*")
-        if d.name[5:].isdecimal() and (d / "model").is_dir()
-    )
-
-    if not steps:
-        raise InputError(
-            f"{checkpoint_dir}: holds no checkpoint yet; wait for the first one (`regime.checkpoint_every_n_steps`)."
-        )
-
-    if step is not None:
-        if step not in steps:
-            known = ", ".join(map(str, steps))
-
-            raise InputError(
-                f"{checkpoint_dir}: there is no checkpoint of step {step}; there are those of {known}."
-            )
-
-        return step
-
-    scores = {}
-
-    for step_nr in steps:
-        try:
-            scores[step_nr] = float((checkpoint_dir / "scores" / f"step_{step_nr}.txt").read_text())
-        except (OSError, ValueError):
-            continue
-
-    return max(scores, key=lambda step_nr: (scores[step_nr], step_nr)) if scores else steps[-1]
-
-
-def _read_model_config(
-    resolver: DependencyResolver, file: Path
-) -> tuple[ModelFamily, Wav2Vec2AsrConfig]:
-    try:
-        (metadata,) = resolver.resolve(YamlLoader).load(file)
-
-        family_name = metadata["model_family"]
-        family = DependencyLookup(resolver, ModelFamily).maybe_get(family_name)
-        config = resolver.resolve(ValueConverter).structure(
-            metadata["model_config"], Wav2Vec2AsrConfig
-        )
-    except (OSError, ValueError, KeyError, TypeError, YamlError, StructureError) as ex:
-        raise InputError(f"{file}: the model's configuration cannot be read ({ex}).") from None
-
-    if family is None:
-        raise InputError(f"{file}: the model family `{family_name}` is unknown.")
-
-    return family, config
 
 
 def _check_device(device: str) -> torch.device:

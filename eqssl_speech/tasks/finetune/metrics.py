@@ -17,9 +17,6 @@ from typing_extensions import Self, override
 from eqssl_speech.decoding.error_rates import ErrorCounts, sum_counts
 from eqssl_speech.tasks.finetune.config import SCORE_METRIC
 
-_NUM_COUNTS: Final = 4
-_NUM_FIXED: Final = 6
-
 
 @dataclass(frozen=True)
 class UtteranceResult:
@@ -60,14 +57,16 @@ class UtteranceResult:
         """Read what :meth:`to_tensor` made."""
         index, loss, *rest = row.tolist()
         numbers = [int(n) for n in rest]
-        fixed, counts = numbers[: _NUM_FIXED - 2], numbers[_NUM_FIXED - 2 :]
 
         return UtteranceResult(
-            int(index),
-            loss,
-            *fixed,
-            words=ErrorCounts(*counts[:_NUM_COUNTS]),
-            chars=ErrorCounts(*counts[_NUM_COUNTS:]),
+            index=int(index),
+            loss=loss,
+            num_labels=numbers[0],
+            num_frames=numbers[1],
+            num_blank_frames=numbers[2],
+            num_hypothesis_labels=numbers[3],
+            words=ErrorCounts(*numbers[4:8]),
+            chars=ErrorCounts(*numbers[8:12]),
         )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, final
+from typing import final
 
-from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig
 from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
 from fairseq2.recipe.internal.asset_config import (
     _AssetConfigOverrider,
@@ -15,24 +14,15 @@ from fairseq2.runtime.dependency import DependencyResolver, wire_object
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.wav2vec2 import fit_asr_config
 from eqssl_speech.models.wav2vec2.pretrained import read_encoder_config
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
 from eqssl_speech.text.frames import num_frames
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
-_REGULARISATION: Final = (
-    "feature_grad_scale",
-    "first_pass_dropout_p",
-    "dropout_p",
-    "attn_dropout_p",
-    "ffn_inner_dropout_p",
-    "layer_drop_p",
-)
-"""What of an encoder's configuration says how it is trained rather than what it is."""
-
 
 @final
-class AdaptedModelConfig(_AssetConfigOverrider):  # type: ignore[misc]
+class AdaptedModelConfig(_AssetConfigOverrider):
     """Gives the architecture that the configuration names the shape of the pre-trained encoder and the vocabulary of
     the tokenizer, and then applies `model.config_overrides`, as the host does."""
 
@@ -57,15 +47,9 @@ class AdaptedModelConfig(_AssetConfigOverrider):  # type: ignore[misc]
         encoder_config = config.encoder_config
 
         if self._config.pretrained is not None:
-            pretrained = read_encoder_config(self._config.pretrained)
-            if pretrained is not None:
-                encoder_config = adapt_encoder_config(pretrained, encoder_config)
+            encoder_config = read_encoder_config(self._config.pretrained) or encoder_config
 
-        config = replace(
-            config,
-            encoder_config=encoder_config,
-            target_vocab_size=self._tokenizer.vocab_size,
-        )
+        config = fit_asr_config(config, encoder_config, self._tokenizer.vocab_size)
 
         result = self._host.apply_overrides(section_name, config, unstructured_overrides)
 
@@ -80,13 +64,6 @@ class AdaptedModelConfig(_AssetConfigOverrider):  # type: ignore[misc]
         section = self._config.dataset
 
         return fit_masking(result, num_frames(int(section.min_audio_s * section.sample_rate)))
-
-
-def adapt_encoder_config(
-    pretrained: Wav2Vec2EncoderConfig, finetuned: Wav2Vec2EncoderConfig
-) -> Wav2Vec2EncoderConfig:
-    """Return the configuration of a pre-trained encoder with the regularisation of another."""
-    return replace(pretrained, **{name: getattr(finetuned, name) for name in _REGULARISATION})
 
 
 def fit_masking(config: Wav2Vec2AsrConfig, min_num_frames: int) -> Wav2Vec2AsrConfig:

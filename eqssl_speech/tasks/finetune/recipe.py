@@ -31,11 +31,12 @@ from eqssl_speech.data.transcribed import TranscribedLoader
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
 from eqssl_speech.models.wav2vec2 import FreezeSchedule, expects_normalized_audio
+from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
 from eqssl_speech.tasks.finetune.blanks import BlankDetector, TrainingState
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
 from eqssl_speech.tasks.finetune.metrics import METRIC_DESCRIPTORS
-from eqssl_speech.tasks.finetune.model import AdaptedModelConfig, load_encoder
+from eqssl_speech.tasks.finetune.model import AdaptedModelConfig
 from eqssl_speech.tasks.finetune.preflight import check_run, load_tokenizer
 from eqssl_speech.tasks.finetune.sources import (
     TranscribedSource,
@@ -107,11 +108,24 @@ class FinetuneRecipe(Recipe):
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
         config = context.get_config_as(FinetuneConfig)
 
+        assert isinstance(model, Wav2Vec2AsrModel)
+
         # The other ranks get the parameters of the first one.
         if newly_initialized and config.pretrained is not None and context.gangs.dp.rank == 0:
-            load_encoder(context.resolver, model, config.pretrained)
+            report = load_encoder(model, config.pretrained)
+
+            log.info(report.render())
+
+        # Before the model is wrapped, and in resumed runs too.
+        create_freeze_schedule(config, model).prepare()
 
         return model
+
+    @override
+    def has_static_autograd_graph(self, context: RecipeContext) -> bool:
+        config = context.get_config_as(FinetuneConfig)
+
+        return config.pretrained is None or config.freeze.num_encoder_steps == 0
 
     @override
     def create_task(self, context: RecipeContext) -> Task:
@@ -205,7 +219,7 @@ class _Wiring:
             train,
             self._context.metric_recorder,
             self._reader.num_bad,
-            self._create_freeze_schedule().apply,
+            create_freeze_schedule(self._config, self._module).apply,
             sample_rate=config.dataset.sample_rate,
         )
 
@@ -222,18 +236,6 @@ class _Wiring:
             vector.copy_(summed)
 
         return all_reduce
-
-    def _create_freeze_schedule(self) -> FreezeSchedule:
-        config = self._config
-
-        if config.pretrained is None:
-            return FreezeSchedule(self._module, feature_extractor=False, num_encoder_steps=0)
-
-        return FreezeSchedule(
-            self._module,
-            feature_extractor=config.freeze.feature_extractor,
-            num_encoder_steps=config.freeze.num_encoder_steps,
-        )
 
     def _create_valid_units(self) -> list[FinetuneEvalUnit]:
         section = self._config.validation
@@ -303,6 +305,18 @@ class _Wiring:
 
         for source in self._sources.sources:
             _warn_of_left_out(source)
+
+
+def create_freeze_schedule(config: FinetuneConfig, model: Wav2Vec2AsrModel) -> FreezeSchedule:
+    """Create the freezing schedule of a run; without ``pretrained`` nothing is worth keeping as it is."""
+    if config.pretrained is None:
+        return FreezeSchedule(model, feature_extractor=False)
+
+    return FreezeSchedule(
+        model,
+        feature_extractor=config.freeze.feature_extractor,
+        num_encoder_steps=config.freeze.num_encoder_steps,
+    )
 
 
 def list_sources(
