@@ -17,23 +17,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, final
+from typing import final
 
 import torch
 import torchaudio.functional
 from torch import Tensor
 
 from eqssl_speech.decoding.hypothesis import Hypothesis
+from eqssl_speech.decoding.lexicon import show_piece
 from eqssl_speech.error import InputError
-
-WORD_BOUNDARY: Final = "▁"
-"""What begins the piece that begins a word, or is the piece between two words (U+2581, sentencepiece's)."""
-
-UNKNOWN_PIECE: Final = "<unk>"
-"""The piece of the characters that the vocabulary lacks."""
-
-UNKNOWN_TEXT: Final = "⁇"
-"""What is shown for :data:`UNKNOWN_PIECE` (U+2047)."""
+from eqssl_speech.text.tokenizer import WORD_BOUNDARY
 
 
 @final
@@ -211,8 +204,7 @@ def _group(
                 words.append((text, parts))
             text, parts = "", []
 
-        shown = UNKNOWN_TEXT if piece == UNKNOWN_PIECE else piece.removeprefix(WORD_BOUNDARY)
-        if shown:
+        if shown := show_piece(piece):
             text, parts = text + shown, [*parts, span]
 
     return [*words, (text, parts)] if parts else words

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
 
 
-@final
 @dataclass(frozen=True)
 class Hypothesis:
     """Tokens of one utterance, collapsed and without blanks."""
