@@ -262,5 +262,4 @@ def _copy(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor])
 
     with torch.no_grad():
         for name, tensor in theirs.items():
-            if not ours[name].is_meta:
-                ours[name].copy_(tensor)
+            ours[name].copy_(tensor)
