@@ -192,6 +192,12 @@ def _report(
     console.print()
 
     lines = list_confusions(evaluation)
+
+    if evaluation.micro.empty_share == 1.0:
+        lines.append(
+            "Nothing was recognised: the model gives blanks only, as one does that was trained too briefly or with too "
+            "high a learning rate. Fine-tune it for longer, and look at `blank_share` of its validations."
+        )
     if comparison is not None:
         lines += describe_comparison(comparison)
 

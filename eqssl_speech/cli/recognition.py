@@ -71,7 +71,7 @@ def load_recognition(options: Namespace) -> Recognition:
     from eqssl_speech.tasks.transcribe.decoder import SearchOptions, make_search
     from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
-    device = options.device or choose_device()
+    device = choose_device(options.device)
 
     recognizer = load_recognizer(options.model, device=device, step=options.step)
 
@@ -85,7 +85,7 @@ def load_recognition(options: Namespace) -> Recognition:
         ),
     )
 
-    batch_s = options.batch_seconds or (20.0 if device == "cpu" else 160.0)
+    batch_s = options.batch_seconds or (160.0 if device.startswith("cuda") else 20.0)
 
     return Recognition(
         recognizer,
@@ -96,12 +96,15 @@ def load_recognition(options: Namespace) -> Recognition:
     )
 
 
-def choose_device() -> str:
-    """Return the fastest device: of several processes, each has a GPU of its own."""
+def choose_device(wanted: str | None) -> str:
+    """Choose where to compute: of several processes, each has a GPU of its own.
+
+    :param wanted: ``None`` for the fastest there is, ``cuda`` for any GPU, or a device.
+    """
     import torch
 
-    if not torch.cuda.is_available():
-        return "cpu"
+    if wanted not in (None, "cuda") or not torch.cuda.is_available():
+        return wanted or "cpu"
 
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
@@ -83,7 +84,7 @@ def _run(options: Namespace) -> int:
     pending = plan.list_pending(inputs.files)
 
     if not pending:
-        _print_end(0, len(inputs.files), 0, inputs.num_others, 0.0, monotonic() - start)
+        _print_end(_Tally(num_skipped=len(inputs.files)), inputs.num_others, 0.0, start)
 
         return 0
 
@@ -109,20 +110,21 @@ def _run(options: Namespace) -> int:
             "decoding": recognition.search.description,
         }
 
-        num_failed = _deliver(results, plan, notes, progress)
+        tally = _deliver(results, plan, notes, progress)
 
-    num_skipped = len(inputs.files) - len(pending)
+    tally.num_skipped = len(inputs.files) - len(pending)
 
-    _print_end(
-        len(pending) - num_failed,
-        num_skipped,
-        num_failed,
-        inputs.num_others,
-        recordings.duration_s,
-        monotonic() - start,
-    )
+    _print_end(tally, inputs.num_others, recordings.duration_s, start)
 
-    return 1 if num_failed else 0
+    return 1 if tally.num_failed else 0
+
+
+@dataclass
+class _Tally:
+    num_done: int = 0
+    num_without_words: int = 0
+    num_failed: int = 0
+    num_skipped: int = 0
 
 
 def _deliver(
@@ -130,46 +132,43 @@ def _deliver(
     plan: OutputPlan,
     notes: dict[str, str | None],
     progress: AudioProgress,
-) -> int:
+) -> _Tally:
     from eqssl_speech.tasks.transcribe.output import to_printable
     from eqssl_speech.tasks.transcribe.transcribe import Failure
 
-    num_failed = 0
+    tally = _Tally()
 
     for result in results:
         if isinstance(result, Failure):
-            num_failed += 1
+            tally.num_failed += 1
             message = to_printable(f"failed ({result.error.reason}): {result.error}")
             print(message, file=sys.stderr)
         else:
+            tally.num_done += 1
+            tally.num_without_words += not result.words
+
             line = plan.deliver(result, notes)
             if line is not None:
                 print(line, flush=True)
 
         progress.finish_recording()
 
-    return num_failed
+    return tally
 
 
-def _print_end(
-    num_done: int,
-    num_skipped: int,
-    num_failed: int,
-    num_others: int,
-    audio_s: float,
-    wall_s: float,
-) -> None:
+def _print_end(tally: _Tally, num_others: int, audio_s: float, start: float) -> None:
     from eqssl_speech.cli.audio_progress import format_duration
 
-    parts = [
-        f"{num_done} transcribed ({format_duration(audio_s)} of audio in {format_duration(wall_s)})"
-    ]
+    took = f"{format_duration(audio_s)} of audio in {format_duration(monotonic() - start)}"
+    parts = [f"{tally.num_done} transcribed ({took})"]
 
-    if num_skipped:
-        parts.append(f"{num_skipped} skipped, as their outputs exist (`--overwrite` redoes them)")
-    if num_failed:
-        parts.append(f"{num_failed} failed")
-    if num_others:
-        parts.append(f"{num_others} other files in the folders, not named like audio")
+    for count, what in (
+        (tally.num_without_words, "of them without a word"),
+        (tally.num_skipped, "skipped, as their outputs exist (`--overwrite` redoes them)"),
+        (tally.num_failed, "failed"),
+        (num_others, "other files in the folders, not named like audio"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
 
     print(f"{'; '.join(parts)}.", file=sys.stderr)

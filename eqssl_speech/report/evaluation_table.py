@@ -36,10 +36,12 @@ def build_table(evaluation: Evaluation, context: EvaluationContext) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
+        padding=(0, 1, 0, 0),
     )
 
+    # Only the domain is broken where the terminal is narrow.
     for column in ("", "language", "domain"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column != "domain")
     for column in (
         "utter-\nances",
         "minutes",

@@ -166,6 +166,28 @@ def test_left_out_utterances_are_named_and_counted(
     assert list(left_out["sources"]) == ["ru-read"]
 
 
+def test_model_that_gives_blanks_only_is_called_so(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spelled_corpus(tmp_path / "c", num_utterances=5)
+
+    run(tmp_path / "c", "--bootstrap", 50)
+    assert "blanks only" not in capsys.readouterr().out
+
+    emit = SpelledRecognizer.emit
+    monkeypatch.setattr(
+        SpelledRecognizer, "emit", lambda self, waveforms: emit(self, [0 * w for w in waveforms])
+    )
+
+    assert run(tmp_path / "c", "--out", tmp_path / "out", "--bootstrap", 50) == 0
+    assert "the model gives blanks only" in capsys.readouterr().out
+
+    micro = load(tmp_path / "out")["micro"]
+
+    assert micro["empty_share"] == 1.0
+    assert micro["wer"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
 def test_comparison_reads_the_other_summary(
     tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,21 @@ def test_bad_files_are_named_on_stderr_and_end_with_status_1(
     assert "3 failed." in captured.err
 
 
+def test_recordings_without_a_word_are_counted(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_spelled(tmp_path / "a.wav", "")
+    write_spelled(tmp_path / "b.wav", "b")
+
+    assert run(tmp_path) == 0
+
+    captured = capsys.readouterr()
+
+    assert captured.out == f"{tmp_path}/a.wav\t\n{tmp_path}/b.wav\tb\n"
+    assert "2 transcribed (0:00:00 of audio in 0:00:0" in captured.err
+    assert "1 of them without a word." in captured.err
+
+
 def test_existing_outputs_are_skipped_unless_overwritten(
     tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
