@@ -31,7 +31,8 @@ _BINARY: Final = b"mmap lm http://kheafield.com/code"
 
 _GZIP: Final = b"\x1f\x8b"
 
-_INSTALL: Final = "pip install 'eqssl_speech[lm]'"
+INSTALL: Final = "pip install 'eqssl_speech[lm]'"
+"""Installs the extra that beam search and n-grams need."""
 
 
 def import_flashlight() -> Any:
@@ -45,8 +46,27 @@ def import_flashlight() -> Any:
     except ImportError as ex:
         raise InputError(
             f"beam search and n-grams need flashlight-text, which cannot be loaded ({ex}); install it with "
-            f"`{_INSTALL}`, or decode greedily."
+            f"`{INSTALL}`, or decode greedily."
         ) from None
+
+
+@contextmanager
+def silenced_stderr() -> Iterator[None]:
+    """Keep a library's progress bars back, also those that it draws past Python, as KenLM does."""
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+
+    sys.stderr.flush()
+    try:
+        with Path(os.devnull).open("w") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def read_arpa_words(file: Path) -> list[str]:
@@ -175,7 +195,7 @@ def _load(file: Path, names: list[str]) -> Any:
         )
 
     try:
-        with _silenced_stderr():
+        with silenced_stderr():
             return kenlm.KenLM(str(file), dictionary.Dictionary(names))
     except RuntimeError as ex:
         # The first line names a file of the library's source.
@@ -183,25 +203,6 @@ def _load(file: Path, names: list[str]) -> Any:
         raise InputError(
             f"{file}: KenLM cannot load the n-gram ({reason}); make it anew with `eqssl lm`."
         ) from None
-
-
-@contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    # KenLM draws a progress bar of its own, past Python.
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield
-        return
-
-    sys.stderr.flush()
-    try:
-        with Path(os.devnull).open("w") as sink:
-            os.dup2(sink.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _read_unigrams(file: Path) -> Iterator[str]:
