@@ -134,7 +134,7 @@ def _print(built: BuiltNGram, training: Sentences, held_out: Sentences, ngram: N
             counts = [f"{score.num_sentences}", f"{score.num_words}"]
             rows.append([name, *counts, f"{score.unknown_rate:.1%}", f"{score.perplexity:.1f}"])
 
-    print(render_table(rows, title="text", left=("text",)))
+    print(render_table(rows, title="how well the n-gram foresees text", left=("text",)))
 
     for refusal in training.refusals[:_MAX_REFUSALS]:
         print(f"refused: {refusal}")

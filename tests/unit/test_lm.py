@@ -83,12 +83,13 @@ def test_unknown_word_is_possible_and_less_probable_than_a_known_one(tmp_path: P
 
 
 def test_text_that_is_there_twice_leaves_room_for_what_it_lacks(tmp_path: Path) -> None:
-    _, ngram = build_ngram([["a", "b"], ["c", "d"]] * 2, tmp_path / "lm.arpa", order=2)
+    pairs = [[f"a{n}", f"b{n}"] for n in range(30)]
+    _, ngram = build_ngram(pairs * 2, tmp_path / "lm.arpa", order=2)
 
-    state, _ = ngram.model.score(ngram.model.start(False), ngram.find("a"))
+    state, _ = ngram.model.score(ngram.model.start(False), ngram.find("a7"))
 
-    # Nothing occurs once, from which the discount would be none; 0.1 of a count of 2 is a twentieth.
-    assert 10.0 ** ngram.model.score(state, ngram.find("b"))[1] == pytest.approx(0.95, abs=0.01)
+    # Next to nothing occurs once, from which the discount would be none; 0.1 of a count of 2 is a twentieth.
+    assert 10.0 ** ngram.model.score(state, ngram.find("b7"))[1] == pytest.approx(0.95, abs=0.01)
 
 
 def test_order_of_words_is_learnt(tmp_path: Path) -> None:
