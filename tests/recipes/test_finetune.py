@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("pretrained") / "run"
 
     run = run_pretrain(
-        directory, {"regime.num_steps": 2, "regime.validate_every_n_steps": "null"}, base=SMALL
+        directory, {"regime.num_steps": 3, "regime.validate_every_n_steps": "null"}, base=SMALL
     )
 
     assert run.returncode == 0, run.output
@@ -117,6 +118,7 @@ def test_what_is_loaded_is_said_and_frozen_parameters_stay(
         "pretrained": pretrained,
         "freeze.num_encoder_steps": 3,
         "regime.checkpoint_every_n_steps": 3,
+        "regime.publish_metrics_every_n_steps": 3,
         "regime.keep_last_n_checkpoints": "null",
         "regime.keep_best_n_checkpoints": "null",
     }
@@ -126,7 +128,7 @@ def test_what_is_loaded_is_said_and_frozen_parameters_stay(
     assert run.returncode == 0, run.output
     assert "final_proj" in run.output
 
-    start = Run(0, "", pretrained).state("model", 2)
+    start = Run(0, "", pretrained).state("model", 3)
     half, end = run.state("model", 3), run.state("model", 6)
 
     for name in half:
@@ -178,7 +180,7 @@ def test_model_of_a_run_recognises(finetune: Callable[..., Run], tokenizer: Path
         ({"pretrained": "/nowhere/run"}, "/nowhere/run"),
         ({"model.family": "wav2vec2"}, "supports 'wav2vec2_asr' only"),
         ({"regime.score_metric": "wer"}, "chosen by 'macro_cer'"),
-        ({"regime.checkpoint_every_n_steps": 4}, "make the first a multiple"),
+        ({"regime.checkpoint_every_n_steps": 12}, "make the first a multiple"),
         ({"model.config_overrides.temporal_mask_span_len": 64}, "temporal_mask_span_len"),
         ({"dataset.train_split": "training"}, "training"),
     ],
@@ -187,8 +189,6 @@ def test_model_of_a_run_recognises(finetune: Callable[..., Run], tokenizer: Path
 def test_mistake_is_named_before_anything_is_written(
     finetune: Callable[..., Run], overrides: dict[str, object], message: str
 ) -> None:
-    import re
-
     run = finetune("out", overrides)
 
     assert run.returncode == 2, run.output

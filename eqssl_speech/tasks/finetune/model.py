@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import final
 
-from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
+from fairseq2.models import ModelFamily
+from fairseq2.models.wav2vec2.asr import WAV2VEC2_ASR_FAMILY, Wav2Vec2AsrConfig
 from fairseq2.recipe.internal.asset_config import (
     _AssetConfigOverrider,
     _StandardAssetConfigOverrider,
 )
-from fairseq2.runtime.dependency import DependencyResolver, wire_object
+from fairseq2.runtime.dependency import DependencyLookup, DependencyResolver, wire_object
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
@@ -37,6 +38,14 @@ class AdaptedModelConfig(_AssetConfigOverrider):
         self._host = wire_object(resolver, _StandardAssetConfigOverrider)
         self._config = config
         self._tokenizer = tokenizer
+        self._model_config: Wav2Vec2AsrConfig | None = None
+
+    @property
+    def model_config(self) -> Wav2Vec2AsrConfig:
+        """What the last call of :meth:`apply_overrides` returned."""
+        assert self._model_config is not None
+
+        return self._model_config
 
     @override
     def apply_overrides(
@@ -63,7 +72,11 @@ class AdaptedModelConfig(_AssetConfigOverrider):
 
         section = self._config.dataset
 
-        return fit_masking(result, num_frames(int(section.min_audio_s * section.sample_rate)))
+        self._model_config = fit_masking(
+            result, num_frames(int(section.min_audio_s * section.sample_rate))
+        )
+
+        return self._model_config
 
 
 def fit_masking(config: Wav2Vec2AsrConfig, min_num_frames: int) -> Wav2Vec2AsrConfig:
@@ -102,3 +115,26 @@ def fit_masking(config: Wav2Vec2AsrConfig, min_num_frames: int) -> Wav2Vec2AsrCo
             config.encoder_config.model_dim,
         ),
     )
+
+
+def check_model(resolver: DependencyResolver, config: FinetuneConfig) -> None:
+    """Find out now rather than once the output directory is made whether there can be such a model.
+
+    :raises InputError: If the architecture is unknown, or the configuration does not fit the data.
+    """
+    family = DependencyLookup(resolver, ModelFamily).maybe_get(WAV2VEC2_ASR_FAMILY)
+
+    assert family is not None
+
+    arch = config.model.arch
+    model_config = family.config_kls() if arch is None else family.maybe_get_arch_config(arch)
+
+    if model_config is None:
+        raise InputError(
+            f"`model.arch` is '{arch}', which the family '{WAV2VEC2_ASR_FAMILY}' does not have; it has "
+            f"{', '.join(sorted(family.get_archs()))}."
+        )
+
+    adapted = resolver.resolve(AdaptedModelConfig)
+
+    adapted.apply_overrides("model", model_config, config.model.config_overrides)

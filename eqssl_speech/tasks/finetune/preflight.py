@@ -6,8 +6,8 @@ import torch
 from fairseq2.runtime.dependency import DependencyResolver
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.wav2vec2.pretrained import read_encoder_config
 from eqssl_speech.tasks.finetune.config import SCORE_METRIC, FinetuneConfig
+from eqssl_speech.tasks.finetune.model import check_model
 from eqssl_speech.tasks.finetune.sources import TranscribedSources
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
@@ -21,8 +21,7 @@ def check_run(resolver: DependencyResolver, config: FinetuneConfig) -> None:
 
     resolver.resolve(CtcTokenizer)
 
-    if config.pretrained is not None:
-        read_encoder_config(config.pretrained)
+    check_model(resolver, config)
 
     resolver.resolve(TranscribedSources)
 

@@ -97,12 +97,14 @@ class FinetuneRecipe(Recipe):
 
         override_provider(container, Optimizer, create_optimizer, singleton=True)
 
-        def adapt_model_config(resolver: DependencyResolver) -> _AssetConfigOverrider:
+        def adapt_model_config(resolver: DependencyResolver) -> AdaptedModelConfig:
             return AdaptedModelConfig(
                 resolver, _get_config(resolver), resolver.resolve(CtcTokenizer)
             )
 
-        override_provider(container, _AssetConfigOverrider, adapt_model_config, singleton=True)
+        container.register(AdaptedModelConfig, adapt_model_config, singleton=True)
+
+        override_provider(container, _AssetConfigOverrider, lambda r: r.resolve(AdaptedModelConfig))
 
     @override
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
@@ -110,9 +112,11 @@ class FinetuneRecipe(Recipe):
 
         assert isinstance(model, Wav2Vec2AsrModel)
 
-        # The other ranks get the parameters of the first one.
-        if newly_initialized and config.pretrained is not None and context.gangs.dp.rank == 0:
-            report = load_encoder(model, config.pretrained)
+        # On all ranks, although the others get the parameters of the first one: a mistake has to end each of them.
+        if newly_initialized and config.pretrained is not None:
+            adapted = context.resolver.resolve(AdaptedModelConfig)
+
+            report = load_encoder(model, config.pretrained, adapted.model_config.encoder_config)
 
             log.info(report.render())
 
