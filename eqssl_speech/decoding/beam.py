@@ -134,15 +134,7 @@ class BeamSearch:
         :returns: The hypotheses, best first; at least one.
         :raises ValueError: If ``log_probs`` does not have the shape of the vocabulary, or is not finite.
         """
-        if log_probs.dim() != 2 or log_probs.size(1) != len(self._vocabulary):
-            raise ValueError(
-                f"`log_probs` must have the shape (T, {len(self._vocabulary)}), "
-                f"but has {tuple(log_probs.shape)} instead."
-            )
-        if not torch.isfinite(log_probs).all():
-            raise ValueError("`log_probs` must be finite, but hold infinity or not-a-number.")
-
-        frames = log_probs.detach().to("cpu", torch.float32).contiguous()
+        frames = self._to_frames(log_probs)
 
         best_path = decode_greedy(frames, self._blank)
         candidates = self._to_text(best_path.tokens).split()
@@ -152,9 +144,28 @@ class BeamSearch:
             for path, score in self._engine(frames, self._options, candidates)[:num_best]
             if score > IMPOSSIBLE / 2.0
         ]
-        return found or [self._fall_back(best_path)]
+        return found or [self._show_best_path(best_path)]
 
-    def _fall_back(self, best_path: Hypothesis) -> BeamHypothesis:
+    def find_best_path(self, log_probs: Tensor) -> BeamHypothesis:
+        """Decode greedily, as ``greedy.py`` does; neither the beam nor the n-gram matters.
+
+        :param log_probs: As of :meth:`__call__`.
+        :returns: The best path, with its text and minus infinity for a score.
+        """
+        return self._show_best_path(decode_greedy(self._to_frames(log_probs), self._blank))
+
+    def _to_frames(self, log_probs: Tensor) -> Tensor:
+        if log_probs.dim() != 2 or log_probs.size(1) != len(self._vocabulary):
+            raise ValueError(
+                f"`log_probs` must have the shape (T, {len(self._vocabulary)}), "
+                f"but has {tuple(log_probs.shape)} instead."
+            )
+        if not torch.isfinite(log_probs).all():
+            raise ValueError("`log_probs` must be finite, but hold infinity or not-a-number.")
+
+        return log_probs.detach().to("cpu", torch.float32).contiguous()
+
+    def _show_best_path(self, best_path: Hypothesis) -> BeamHypothesis:
         return BeamHypothesis(
             best_path.tokens,
             best_path.frames,

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import dropwhile, islice, takewhile
@@ -53,20 +53,22 @@ def import_flashlight() -> Any:
 @contextmanager
 def silenced_stderr() -> Iterator[None]:
     """Keep a library's progress bars back, also those that it draws past Python, as KenLM does."""
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield
-        return
-
     sys.stderr.flush()
-    try:
-        with Path(os.devnull).open("w") as sink:
-            os.dup2(sink.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+
+    with Path(os.devnull).open("w") as sink, redirect_stderr(sink):
+        try:
+            saved = os.dup(2)
+        except OSError:
+            # There is none.
+            yield
+            return
+
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def read_arpa_words(file: Path) -> list[str]:

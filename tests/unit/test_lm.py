@@ -114,6 +114,14 @@ def test_what_was_made_is_counted_and_loads_again(tmp_path: Path) -> None:
     assert NGram(built.file).score(sentences) == ngram.score(sentences)
 
 
+def test_tools_show_no_progress_of_their_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build_ngram(draw_sentences(30, seed=4), tmp_path / "lm.arpa")
+
+    assert capfd.readouterr() == ("", "")
+
+
 def test_same_text_makes_the_same_file(tmp_path: Path) -> None:
     files = [tmp_path / "a.arpa", tmp_path / "b.arpa"]
 
