@@ -15,13 +15,14 @@ import pytest
 
 import eqssl_speech  # noqa: F401  Finds libsndfile.
 from eqssl_speech.cli import lm as command
-from eqssl_speech.data.corpus import DataSource, write_sources
+from eqssl_speech.data.corpus import DataSource, load_corpus, write_sources
 from eqssl_speech.data.manifest import ManifestEntry, write_manifest
 from eqssl_speech.decoding import lm
 from eqssl_speech.decoding.lm import build_ngram, find_estimator
 from eqssl_speech.decoding.lm_text import read_corpus_text, read_text
 from eqssl_speech.decoding.ngram import NGram
 from eqssl_speech.error import InputError
+from eqssl_speech.text.build import build_tokenizer
 
 WORDS = ["der", "die", "das", "haus", "hund", "ist", "groß", "не", "l'ami"]
 
@@ -237,6 +238,35 @@ def test_text_files_are_read_line_by_line(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         read_text(file, None, None)
+
+
+def test_text_is_written_as_the_tokenizer_writes_it(corpus: Path, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(load_corpus(corpus)).tokenizer
+    file = tmp_path / "text"
+    file.write_text("Der Hund, DAS Haus!\n12 Hunde\n...\n", encoding="utf-8")
+
+    found = read_text(file, tokenizer, "de")
+
+    assert found.words == (("der", "hund", "das", "haus"),)
+    assert len(found.refusals) == 1
+    assert found.refusals[0].startswith(f"{file}:2: ")
+
+    # It writes text of two languages, which may differ.
+    with pytest.raises(InputError, match="`de`, `nl`; add `--language`"):
+        read_text(file, tokenizer, None)
+
+    german = build_tokenizer(load_corpus(corpus), ["de-a"]).tokenizer
+    assert read_text(file, german, None) == found
+
+
+def test_refused_text_of_a_corpus_is_named_by_its_line(corpus: Path) -> None:
+    tokenizer = build_tokenizer(load_corpus(corpus)).tokenizer
+    (corpus / "de-a" / "train.wrd").write_text("Der Hund\n2 Hunde\n", encoding="utf-8")
+
+    found = read_corpus_text(corpus, ["de-a"], tokenizer, "train")
+
+    assert found.words == (("der", "hund"),)
+    assert found.refusals[0].startswith(f"{corpus / 'de-a' / 'train.tsv'}:3: ")
 
 
 def run(*arguments: str | Path) -> int:
