@@ -108,3 +108,16 @@ class SpelledRecognizer:
         probs[torch.arange(num_frames), torch.from_numpy(labels.round().astype(np.int64))] += 0.9
 
         return probs.log()
+
+
+def write_ngram(file: Path, words: Sequence[str]) -> Path:
+    """Write a bigram in which every word is as probable after every other, and unknown ones are rare."""
+    entries = [("<unk>", -20.0), ("<s>", -99.0), ("</s>", -1.0), *((word, -1.0) for word in words)]
+
+    lines = ["\\data\\", f"ngram 1={len(entries)}", "ngram 2=1", "", "\\1-grams:"]
+    lines += [f"{score}\t{word}\t0" for word, score in entries]
+    lines += ["", "\\2-grams:", f"-1.0\t<s> {words[0]}", "", "\\end\\"]
+
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+    return file

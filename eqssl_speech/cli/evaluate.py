@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eqssl_speech.cli.common import add_command, add_jobs, positive_int
-from eqssl_speech.cli.recognition import add_recognition, load_recognition
+from eqssl_speech.cli.recognition import add_recognition, apply_tuning, load_recognition
+from eqssl_speech.error import InputError
 
 if TYPE_CHECKING:
     from eqssl_speech.cli.recognition import Recognition
     from eqssl_speech.report.evaluation import EvaluationContext
-    from eqssl_speech.tasks.evaluate.comparison import Comparison
     from eqssl_speech.tasks.evaluate.gang import Gang
     from eqssl_speech.tasks.evaluate.references import EvaluationSet
     from eqssl_speech.tasks.evaluate.scores import Bootstrap, Evaluation
+    from eqssl_speech.tasks.evaluate.tuning import TunedSearch
 
 _EVALUATE: Final = """\
 Recognise a split of a corpus and count the errors: word and character error rates (WER, CER) per source, language and
@@ -31,11 +31,9 @@ examples:
   eqssl evaluate runs/finetuned corpus --out runs/finetuned/test
   eqssl evaluate runs/finetuned corpus --split valid --source ru-festvox --source es-drascula
   eqssl evaluate runs/finetuned corpus --compare runs/other/test/summary.json
+  eqssl evaluate runs/finetuned corpus --lm lm.arpa --tune-on valid
   torchrun --nproc-per-node 8 -m eqssl_speech evaluate runs/finetuned corpus --out runs/finetuned/test
 """
-
-# A narrow terminal breaks the lines of a table, which is better than cutting its numbers short.
-_MIN_WIDTH: Final = 140
 
 
 def add(commands: Any) -> None:
@@ -66,16 +64,22 @@ def add(commands: Any) -> None:
         "--seed", type=int, default=1, help="seed of the resamples, 0 or greater (default: 1)"
     )
     add_recognition(parser, batch_s=60.0)
+    parser.add_argument(
+        "--tune-on",
+        metavar="SPLIT",
+        help="with --lm: choose its weights on this split first, such as valid",
+    )
     add_jobs(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: Namespace) -> int:
-    from eqssl_speech.error import InputError
+    from eqssl_speech.cli.evaluate_report import report
     from eqssl_speech.report.hypotheses import HYPOTHESES_FILE_NAME, read_hypotheses
     from eqssl_speech.tasks.evaluate.comparison import compare
     from eqssl_speech.tasks.evaluate.gang import open_gang
     from eqssl_speech.tasks.evaluate.scores import Bootstrap
+    from eqssl_speech.tasks.evaluate.tuning import require_tunable
     from eqssl_speech.tasks.transcribe.output import make_directory
 
     if options.seed < 0:
@@ -92,7 +96,15 @@ def _run(options: Namespace) -> int:
 
     with open_gang() as gang:
         recognition = load_recognition(options)
-        evaluation_set = _load_set(options, recognition, gang)
+        if options.tune_on is not None:
+            require_tunable(recognition.search_options, options.tune_on, options.split)
+
+        evaluation_set = _load_set(options, options.split, recognition, gang)
+
+        tuned = None
+        if options.tune_on is not None:
+            tuned = _tune(options, recognition, gang)
+            recognition = apply_tuning(recognition, tuned)
 
         evaluation = _evaluate(evaluation_set, recognition, bootstrap, gang)
 
@@ -103,12 +115,14 @@ def _run(options: Namespace) -> int:
                     evaluation.utterances, theirs, evaluation.sources, bootstrap, options.compare
                 )
 
-            _report(evaluation, _describe(options, recognition), comparison, options.out)
+            report(evaluation, _describe(options, recognition, tuned), comparison, options.out)
 
     return 0
 
 
-def _load_set(options: Namespace, recognition: Recognition, gang: Gang) -> EvaluationSet:
+def _load_set(
+    options: Namespace, split: str, recognition: Recognition, gang: Gang
+) -> EvaluationSet:
     from eqssl_speech.console import show_progress
     from eqssl_speech.tasks.evaluate.references import load_evaluation_set
 
@@ -124,12 +138,40 @@ def _load_set(options: Namespace, recognition: Recognition, gang: Gang) -> Evalu
 
         return load_evaluation_set(
             options.corpus,
-            options.split,
+            split,
             options.source,
             recognition.recognizer,
             num_workers=options.jobs,
             on_progress=advance,
         )
+
+
+def _tune(options: Namespace, recognition: Recognition, gang: Gang) -> TunedSearch:
+    from eqssl_speech.console import show_progress, track_phases
+    from eqssl_speech.tasks.evaluate.tuning import tune_search
+
+    results = []
+
+    # One process does it, and tells the others.
+    if gang.rank == 0:
+        evaluation_set = _load_set(options, options.tune_on, recognition, gang)
+
+        with show_progress() as progress:
+            track = track_phases(progress)
+
+            results.append(
+                tune_search(
+                    evaluation_set,
+                    recognition.recognizer,
+                    recognition.search_options,
+                    recognition.options,
+                    on_progress=lambda done, total: track("tuning the search", done, total),
+                )
+            )
+
+    (tuned,) = gang.gather(results)
+
+    return tuned
 
 
 def _evaluate(
@@ -154,7 +196,9 @@ def _evaluate(
         return job.run(bootstrap, on_progress=advance)
 
 
-def _describe(options: Namespace, recognition: Recognition) -> EvaluationContext:
+def _describe(
+    options: Namespace, recognition: Recognition, tuned: TunedSearch | None
+) -> EvaluationContext:
     from eqssl_speech.report.evaluation import EvaluationContext
 
     return EvaluationContext(
@@ -163,73 +207,5 @@ def _describe(options: Namespace, recognition: Recognition) -> EvaluationContext
         corpus=options.corpus,
         split=options.split,
         trained_on=frozenset(language for _, language in recognition.recognizer.sources),
+        tuned=tuned,
     )
-
-
-def _report(
-    evaluation: Evaluation,
-    context: EvaluationContext,
-    comparison: Comparison | None,
-    out: Path | None,
-) -> None:
-    from rich.console import Console
-
-    from eqssl_speech.report.evaluation import to_json, write_evaluation
-    from eqssl_speech.report.evaluation_picture import draw_evaluation
-    from eqssl_speech.report.evaluation_table import (
-        build_table,
-        describe_comparison,
-        list_confusions,
-    )
-    from eqssl_speech.report.hypotheses import write_hypotheses
-    from eqssl_speech.tasks.transcribe.output import to_printable
-
-    _print_left_out(evaluation)
-
-    console = Console()
-    console.width = max(console.width, _MIN_WIDTH)
-    console.print(build_table(evaluation, context))
-    console.print()
-
-    lines = list_confusions(evaluation)
-
-    if evaluation.micro.empty_share == 1.0:
-        lines.append(
-            "Nothing was recognised: the model gives blanks only, as one does that was trained too briefly or with too "
-            "high a learning rate. Fine-tune it for longer, and look at `blank_share` of its validations."
-        )
-    if comparison is not None:
-        lines += describe_comparison(comparison)
-
-    if out is not None:
-        files = [
-            write_evaluation(to_json(evaluation, context, comparison), out),
-            draw_evaluation(evaluation, context, out),
-            write_hypotheses(evaluation.utterances, out),
-        ]
-        lines.append(f"Written: {', '.join(map(str, files))}")
-
-    for line in lines:
-        print(to_printable(line))
-
-
-def _print_left_out(evaluation: Evaluation) -> None:
-    from collections import Counter
-
-    from eqssl_speech.tasks.transcribe.output import to_printable
-
-    for utterance in evaluation.left_out:
-        print(to_printable(f"left out ({utterance.reason}): {utterance.message}"), file=sys.stderr)
-
-    for name, reason in evaluation.left_out_sources.items():
-        print(to_printable(f"left out: {name}: {reason}"), file=sys.stderr)
-
-    if evaluation.left_out:
-        reasons = Counter(utterance.reason for utterance in evaluation.left_out).most_common()
-        total = len(evaluation.left_out) + len(evaluation.utterances)
-
-        print(
-            f"{len(evaluation.left_out)} of {total} utterances left out: "
-            f"{', '.join(f'{count} {reason}' for reason, count in reasons)}.",
-            file=sys.stderr,
-        )

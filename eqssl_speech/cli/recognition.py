@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from eqssl_speech.cli.common import positive_int
 
 if TYPE_CHECKING:
+    from eqssl_speech.tasks.evaluate.tuning import TunedSearch
     from eqssl_speech.tasks.recognizer import Recognizer
-    from eqssl_speech.tasks.transcribe.decoder import Search
+    from eqssl_speech.tasks.transcribe.decoder import Search, SearchOptions
     from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
 
@@ -23,6 +24,7 @@ class Recognition:
 
     recognizer: Recognizer
     search: Search
+    search_options: SearchOptions
     options: EmissionOptions
 
 
@@ -75,25 +77,33 @@ def load_recognition(options: Namespace) -> Recognition:
 
     recognizer = load_recognizer(options.model, device=device, step=options.step)
 
-    search = make_search(
-        recognizer.tokenizer,
-        SearchOptions(
-            lm=options.lm,
-            lm_weight=options.lm_weight,
-            word_score=options.word_score,
-            beam_size=options.beam_size,
-        ),
+    search_options = SearchOptions(
+        lm=options.lm,
+        lm_weight=options.lm_weight,
+        word_score=options.word_score,
+        beam_size=options.beam_size,
     )
 
     batch_s = options.batch_seconds or (160.0 if device.startswith("cuda") else 20.0)
 
-    return Recognition(
-        recognizer,
-        search,
-        EmissionOptions(
-            max_segment_s=options.max_segment_s, batch_s=batch_s, num_readers=options.jobs
-        ),
+    emission_options = EmissionOptions(
+        max_segment_s=options.max_segment_s, batch_s=batch_s, num_readers=options.jobs
     )
+
+    search = make_search(recognizer.tokenizer, search_options)
+
+    return Recognition(recognizer, search, search_options, emission_options)
+
+
+def apply_tuning(recognition: Recognition, tuned: TunedSearch) -> Recognition:
+    """Return the same with the weights that were chosen."""
+    from eqssl_speech.tasks.transcribe.decoder import make_search
+
+    search_options = tuned.apply(recognition.search_options)
+
+    search = make_search(recognition.recognizer.tokenizer, search_options)
+
+    return replace(recognition, search=search, search_options=search_options)
 
 
 def choose_device(wanted: str | None) -> str:

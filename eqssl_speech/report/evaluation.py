@@ -11,9 +11,11 @@ from typing import Final, final
 
 from eqssl_speech.data.corpus import DataSource
 from eqssl_speech.decoding.error_rates import Confusion, ErrorCounts
+from eqssl_speech.decoding.tuning import Trial
 from eqssl_speech.report.output import SUMMARY_FILE_NAME, write_atomically
 from eqssl_speech.tasks.evaluate.comparison import Comparison
 from eqssl_speech.tasks.evaluate.scores import LEVEL, UNITS, Average, Evaluation, Rate, Scores
+from eqssl_speech.tasks.evaluate.tuning import TunedSearch
 
 FORMAT_VERSION: Final = 1
 
@@ -38,6 +40,9 @@ class EvaluationContext:
 
     trained_on: frozenset[str]
     """The languages that the model was fine-tuned on."""
+
+    tuned: TunedSearch | None = None
+    """How the weights of the search were chosen, where they were."""
 
 
 def to_json(
@@ -83,6 +88,8 @@ def to_json(
         },
     }
 
+    if context.tuned is not None:
+        output["tuning"] = _describe_tuning(context.tuned)
     if comparison is not None:
         output["comparison"] = asdict(comparison) | {"other": str(comparison.other)}
 
@@ -130,6 +137,25 @@ def _list_worst(evaluation: Evaluation) -> dict[str, object]:
 
 def _describe(source: DataSource) -> dict[str, object]:
     return {"language": source.language, "domain": source.domain}
+
+
+def _describe_tuning(tuned: TunedSearch) -> dict[str, object]:
+    return {
+        "split": tuned.split,
+        "utterances": tuned.num_utterances,
+        "greedy": _describe_trial(tuned.tuning.best_path),
+        "best": _describe_trial(tuned.tuning.best),
+        "trials": [_describe_trial(trial) for trial in tuned.tuning.trials],
+    }
+
+
+def _describe_trial(trial: Trial) -> dict[str, float]:
+    return {
+        "lm_weight": trial.lm_weight,
+        "word_score": trial.word_score,
+        "wer": trial.words.rate,
+        "cer": trial.chars.rate,
+    }
 
 
 def _scores(scores: Scores) -> dict[str, object]:

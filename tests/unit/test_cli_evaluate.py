@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
-from spelled_audio import SpelledRecognizer
+from spelled_audio import SpelledRecognizer, write_ngram
 from spelled_corpus import make_spelled_corpus
 
 from eqssl_speech.cli import evaluate as command
@@ -207,6 +207,38 @@ def test_comparison_reads_the_other_summary(
     assert comparison["other"] == str(other)
 
 
+def test_weights_of_a_search_are_chosen_on_another_split(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+
+    planted = make_spelled_corpus(tmp_path / "c", num_utterances=5)
+    for file in (tmp_path / "c").glob("*/test.*"):
+        file.with_stem("valid").write_bytes(file.read_bytes())
+
+    words = sorted({word for p in planted for word in p.reference.split()})
+    lm = write_ngram(tmp_path / "words.arpa", words)
+
+    args = ["--lm", lm, "--beam-size", 10, "--tune-on", "valid", "--bootstrap", 20]
+
+    assert run(tmp_path / "c", "--out", tmp_path / "tuned", *args) == 0
+
+    output = capsys.readouterr().out
+    assert "Chosen on 14 utterances of valid: `--lm-weight" in output
+    assert "weights of the search, best first" in output
+
+    assert run(tmp_path / "c", "--out", tmp_path / "greedy", "--bootstrap", 20) == 0
+
+    summary = load(tmp_path / "tuned")
+    best, greedy = summary["tuning"]["best"], summary["tuning"]["greedy"]
+
+    # Both splits are the same here, so that the numbers are.
+    assert summary["micro"]["wer"]["value"] == best["wer"] < greedy["wer"]
+    assert load(tmp_path / "greedy")["micro"]["wer"]["value"] == greedy["wer"]
+    assert f"lm_weight {best['lm_weight']:g}" in summary["decoding"]
+    assert best["wer"] == min(trial["wer"] for trial in summary["tuning"]["trials"])
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -215,6 +247,8 @@ def test_comparison_reads_the_other_summary(
         (["--split", "dev"], "no source has the split `dev`"),
         (["--source", "en-raed"], "`en-read` is the closest"),
         (["--max-segment-s", 0.5], "`max_segment_s` must be at least 2"),
+        (["--tune-on", "valid"], "`--tune-on` needs a language model"),
+        (["--lm-weight", 1], "`--lm-weight` needs a language model"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -240,3 +274,22 @@ def test_damaged_hypotheses_are_refused(tmp_path: Path, run: Run) -> None:
     file.write_text("ref\thyp\n")
     with pytest.raises(InputError, match="the columns must be"):
         read_hypotheses(file)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tune-on", "test"], "must name another split"),
+        (["--tune-on", "valid", "--lm-weight", 1], "leave them out"),
+    ],
+)
+def test_tuning_that_would_mislead_is_refused(
+    tmp_path: Path, run: Run, args: list[object], message: str
+) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+
+    make_spelled_corpus(tmp_path / "c", num_utterances=5)
+    lm = write_ngram(tmp_path / "words.arpa", ["one", "two"])
+
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "c", "--lm", lm, *args)

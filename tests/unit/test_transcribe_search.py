@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spelled_audio import TOKENIZER, SpelledRecognizer, spell, write_spelled
+from spelled_audio import TOKENIZER, SpelledRecognizer, spell, write_ngram, write_spelled
 
 from eqssl_speech.decoding.greedy import decode_greedy
 from eqssl_speech.error import InputError
@@ -65,19 +65,6 @@ def divide(emission: torch.Tensor, seed: int, num_cuts: int) -> list[EmissionPar
         EmissionPart(0, start, emission[start:stop], stop == num_frames)
         for start, stop in zip([0, *cuts], [*cuts, num_frames], strict=True)
     ]
-
-
-def write_ngram(file: Path) -> Path:
-    """Write a bigram in which every word is as probable after every other, and unknown ones are rare."""
-    entries = [("<unk>", -20.0), ("<s>", -99.0), ("</s>", -1.0), *((word, -1.0) for word in WORDS)]
-
-    lines = ["\\data\\", f"ngram 1={len(entries)}", "ngram 2=1", "", "\\1-grams:"]
-    lines += [f"{score}\t{word}\t0" for word, score in entries]
-    lines += ["", "\\2-grams:", "-1.0\t<s> the", "", "\\end\\"]
-
-    file.write_text("".join(f"{line}\n" for line in lines))
-
-    return file
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -185,7 +172,7 @@ def test_missing_language_model_is_one_sentence(tmp_path: Path) -> None:
 def test_weight_out_of_range_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
 
-    lm = write_ngram(tmp_path / "words.arpa")
+    lm = write_ngram(tmp_path / "words.arpa", WORDS)
 
     with pytest.raises(InputError, match="`lm_weight` must be finite and at least 0"):
         make_search(TOKENIZER, SearchOptions(lm=lm, lm_weight=-1.0))
@@ -216,7 +203,7 @@ def test_language_model_mends_a_word_in_a_long_recording(
     pauses = {i: 8 for i, char in enumerate(" ".join(words)) if char == " "}
     write_spelled(tmp_path / "a.wav", " ".join(words), pauses=pauses)
 
-    lm = write_ngram(tmp_path / "words.arpa")
+    lm = write_ngram(tmp_path / "words.arpa", WORDS)
     search = make_search(TOKENIZER, SearchOptions(lm=lm, lm_weight=1.0, beam_size=30))
     recognizer = SpelledRecognizer()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from eqssl_speech.decoding.hypothesis import Hypothesis
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.transcribe.emission import EmissionPart
 from eqssl_speech.text.tokenizer import WORD_BOUNDARY, CtcTokenizer
+
+if TYPE_CHECKING:
+    from eqssl_speech.decoding.beam import BeamSearch
 
 _MAX_NUM_FRAMES: Final = 3000
 """A search over words is given no more frames than this; at 20 ms a frame: a minute."""
@@ -70,6 +73,28 @@ def make_search(tokenizer: CtcTokenizer, options: SearchOptions) -> Search:
     if options.lm is None and options.beam_size is None:
         return Search(decode_greedy)
 
+    beam, settings = make_beam_search(tokenizer, options)
+
+    name = "beam search" if options.lm is None else f"beam search with {options.lm}"
+    shown = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+
+    return Search(
+        lambda log_probs: beam(log_probs)[0],
+        f"{name} ({shown})",
+        finds_words=options.lm is not None,
+    )
+
+
+def make_beam_search(
+    tokenizer: CtcTokenizer, options: SearchOptions
+) -> tuple[BeamSearch, dict[str, float]]:
+    """Make a beam search.
+
+    :param tokenizer: The model's vocabulary.
+    :param options: What is asked of it.
+    :returns: The search, and its settings.
+    :raises InputError: If the language model cannot be used, or an option is out of its range.
+    """
     # Greedy search needs none of it.
     from eqssl_speech.decoding.beam import BeamSearch
 
@@ -92,14 +117,7 @@ def make_search(tokenizer: CtcTokenizer, options: SearchOptions) -> Search:
     except ValueError as ex:
         raise InputError(str(ex)) from None
 
-    name = "beam search" if options.lm is None else f"beam search with {options.lm}"
-    shown = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-
-    return Search(
-        lambda log_probs: beam(log_probs)[0],
-        f"{name} ({shown})",
-        finds_words=options.lm is not None,
-    )
+    return beam, settings
 
 
 def _validate(options: SearchOptions) -> None:
