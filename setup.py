@@ -21,10 +21,10 @@ def read_version() -> str:
     return match.group(1)
 
 
-# Beam search with an n-gram.
-LM = ["flashlight-text~=0.0.7"]
+# N-grams, and beam search with them.
+LM = ["flashlight-text~=0.0.7", "kaldingram==0.1.*"]
 
-TEST = ["pytest>=8", *LM]
+TEST = ["pytest>=8", "jiwer~=4.0", *LM]
 
 CHECK = ["ruff>=0.9", "mypy>=1.14"]
 
@@ -52,7 +52,7 @@ setup(
         "sentencepiece>=0.2",
         "rich~=14.2",
         "matplotlib>=3.8",
-        "jiwer~=4.0",
+        "rapidfuzz>=3.9.7,<4",
     ],
     extras_require={
         "lm": LM,

@@ -15,6 +15,7 @@ from eqssl_speech.cli import (
     doctor,
     evaluate,
     finetune,
+    lm,
     prepare,
     pretrain,
     tokenizer,
@@ -30,6 +31,10 @@ examples:
   eqssl prepare folder recordings corpus                       a corpus of your own recordings
   eqssl check corpus                                           read every file of it
   eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
+  eqssl tokenizer corpus runs/tokenizer                        the vocabulary of a recogniser
+  eqssl finetune runs/asr --config-file my.yaml                fine-tune to a recogniser
+  eqssl evaluate runs/asr corpus                               its error rates per language
+  eqssl transcribe runs/asr recordings                         text for new recordings
 """
 
 _RECIPES: Final[dict[str, Callable[[list[str]], int]]] = {
@@ -46,6 +51,7 @@ _COMMANDS: Final = (
     finetune,
     evaluate,
     transcribe,
+    lm,
 )
 
 

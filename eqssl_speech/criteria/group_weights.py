@@ -96,27 +96,26 @@ class GroupWeights:
 
         self._num_updates = 0
 
-    def observe(self, group: str, loss_sum: float | Tensor | None) -> None:
-        """Take in the loss of a batch, and update the weights if every group has been seen since the last update.
+    def observe(self, losses: Sequence[tuple[str, float | Tensor | None]]) -> None:
+        """Take in the losses of batches, and update the weights if every group has been seen since the last update.
 
-        To be called before the batch's loss is weighed. It communicates (not with ``average``): all replicas must call
-        it equally often, with a batch of any group.
+        It communicates (not with ``average``): all replicas must call it equally often, with any number of batches.
 
-        :param group: The group of this replica's batch.
-        :param loss_sum: The sum of the losses of its utterances, in nats. ``None`` or a number that is not finite says
-            that the batch has no loss to speak of; it is then not counted.
+        :param losses: Of each batch of this replica its group and the sum of the losses of its utterances, in nats.
+            ``None`` or a number that is not finite says that the batch has no loss to speak of; it is then not counted.
         """
-        index = self._index(group)
+        indices = [self._index(group) for group, _ in losses]
 
         if self._section.method == "average":
             return
 
         seen = torch.zeros_like(self._seen)
 
-        value = math.nan if loss_sum is None else float(loss_sum)
-        if math.isfinite(value):
-            seen[0, index] = value
-            seen[1, index] = 1.0
+        for index, (_, loss_sum) in zip(indices, losses):
+            value = math.nan if loss_sum is None else float(loss_sum)
+            if math.isfinite(value):
+                seen[0, index] += value
+                seen[1, index] += 1.0
 
         if self._all_reduce is not None:
             # (2, G) -> (2 x G)

@@ -117,9 +117,9 @@ def test_group_weights_survive_a_checkpoint() -> None:
     section = GroupWeightingSection(method="ctc_dro", step_size=0.01)
 
     weights = GroupWeights(groups, section)
-    weights.observe("a", 120.0)
-    weights.observe("b", 30.0)
-    weights.observe("b", 70.0)
+    weights.observe([("a", 120.0)])
+    weights.observe([("b", 30.0)])
+    weights.observe([("b", 70.0)])
 
     metric = GroupWeightsState(2)
     metric.update(weights)
@@ -132,7 +132,7 @@ def test_group_weights_survive_a_checkpoint() -> None:
 
     # Half of the next round has been seen already, and must count.
     for w in (weights, restored):
-        w.observe("a", 90.0)
+        w.observe([("a", 90.0)])
 
     assert restored.weights == weights.weights
     assert restored.num_updates == weights.num_updates == 2

@@ -29,7 +29,7 @@ def make_section(**settings: object) -> GroupWeightingSection:
 def observe_all(weights: GroupWeights, losses: Mapping[str, float], num_times: int = 1) -> None:
     for _ in range(num_times):
         for group, loss in losses.items():
-            weights.observe(group, loss)
+            weights.observe([(group, loss)])
 
 
 def closed_form(
@@ -72,10 +72,10 @@ def test_weights_wait_until_every_group_was_seen_and_average_its_batches() -> No
     weights = make(step_size=1e-3, smoothing=0.5)
 
     for group, loss in [("ru", 500.0), ("cs", 180.0), ("ru", 340.0)]:
-        weights.observe(group, loss)
+        weights.observe([(group, loss)])
         assert weights.weights == dict.fromkeys(LOSSES, 1 / 3)
 
-    weights.observe("nl", 240.0)
+    weights.observe([("nl", 240.0)])
 
     once = make(step_size=1e-3, smoothing=0.5)
     observe_all(once, LOSSES)
@@ -88,7 +88,7 @@ def test_the_batch_that_completes_a_round_is_weighed_with_the_new_weights() -> N
     weights = make(step_size=1e-3)
     observe_all(weights, {"cs": 1.0, "nl": 1.0})
 
-    weights.observe("ru", 900.0)
+    weights.observe([("ru", 900.0)])
 
     assert weights.scale("ru") > 1.1
 
@@ -207,10 +207,10 @@ def test_a_batch_without_a_finite_loss_is_not_counted(loss_sum: float | None) ->
     weights = make(step_size=1e-3)
     observe_all(weights, {"cs": 180.0, "nl": 240.0})
 
-    weights.observe("ru", loss_sum)
+    weights.observe([("ru", loss_sum)])
     assert weights.num_updates == 0
 
-    weights.observe("ru", torch.tensor(420.0))
+    weights.observe([("ru", torch.tensor(420.0))])
     once = make(step_size=1e-3)
     observe_all(once, LOSSES)
 
@@ -219,7 +219,7 @@ def test_a_batch_without_a_finite_loss_is_not_counted(loss_sum: float | None) ->
 
 def test_an_unknown_group_is_refused() -> None:
     with pytest.raises(ValueError, match="`group` must be one of cs, nl, ru, but is `de` instead"):
-        make().observe("de", 1.0)
+        make().observe([("de", 1.0)])
 
 
 class Replicas:
@@ -256,7 +256,7 @@ def test_losses_of_all_replicas_enter_and_replicas_stay_equal() -> None:
         weights = GroupWeights(list(LOSSES), make_section(step_size=1e-3), gang.all_reduce)
         history = []
         for group, loss in batches[rank]:
-            weights.observe(group, loss)
+            weights.observe([(group, loss)])
             history.append(weights.weights)
         return history
 
@@ -281,20 +281,20 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does() -> None:
     whole = make(step_size=1e-3, smoothing=0.1)
     first = make(step_size=1e-3, smoothing=0.1)
     for batch in batches:
-        whole.observe(*batch)
+        whole.observe([batch])
     for batch in batches[:33]:
-        first.observe(*batch)
+        first.observe([batch])
 
     # In the middle of a round, of which the groups have seen different parts.
     state = first.state_dict()
     assert state["seen"][0, 2] > 0.0 == state["seen"][0, 0]
 
-    first.observe("cs", 1e4)  # the state is a copy
+    first.observe([("cs", 1e4)])  # the state is a copy
 
     resumed = GroupWeights(["ru", "nl", "cs"], make_section(step_size=1e-3, smoothing=0.1))
     resumed.load_state_dict(state)
     for batch in batches[33:]:
-        resumed.observe(*batch)
+        resumed.observe([batch])
 
     # To rounding, as the groups stand in another order.
     assert resumed.weights == pytest.approx(whole.weights, rel=1e-12)
@@ -303,7 +303,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does() -> None:
     same_order = make(step_size=1e-3, smoothing=0.1)
     same_order.load_state_dict(state)
     for batch in batches[33:]:
-        same_order.observe(*batch)
+        same_order.observe([batch])
 
     assert same_order.weights == whole.weights
 

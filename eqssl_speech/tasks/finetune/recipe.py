@@ -219,7 +219,7 @@ class _Wiring:
         return FinetuneUnit(
             self._dp_model,
             self._criterion,
-            SourceWeighting(weights, groups, labels_per_batch),
+            SourceWeighting(weights, groups, labels_per_batch, planner.num_episodes),
             train,
             self._context.metric_recorder,
             self._reader.num_bad,

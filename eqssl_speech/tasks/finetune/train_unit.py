@@ -83,6 +83,8 @@ class FinetuneUnit(TrainUnit[TranscribedBatch]):
         self._step_nr = step_nr
         self._num_steps += 1
 
+        self._weighting.begin_update()
+
         self._on_step(step_nr)
 
     @override

@@ -78,24 +78,36 @@ class SourceWeighting:
     """Makes the loss that is minimised of the loss of a batch."""
 
     def __init__(
-        self, weights: GroupWeights, groups: Sequence[str], labels_per_batch: float | None
+        self,
+        weights: GroupWeights,
+        groups: Sequence[str],
+        labels_per_batch: float | None,
+        num_batches: int,
     ) -> None:
         """
         :param weights: The weights of the sources.
         :param groups: The names of the sources, in the order of the weights.
         :param labels_per_batch: If given, the summed loss of each batch is divided by this, the same for all sources;
             otherwise the loss of a batch is the mean over its own labels.
+        :param num_batches: The batches of an update on this rank. The weights change between updates only, so that the
+            same batches make the same update on any number of ranks.
         """
         self._weights = weights
         self._groups = groups
         self._labels_per_batch = labels_per_batch
+        self._num_batches = num_batches
+        self._observed: list[tuple[str, Tensor]] = []
 
     def add_metrics(self, metric_bag: MetricBag) -> None:
         """Register what a checkpoint has to keep."""
         metric_bag.add(_STATE, GroupWeightsState(len(self._groups)))
 
+    def begin_update(self) -> None:
+        """Forget what an update that was broken off has left behind."""
+        self._observed = []
+
     def __call__(self, source_name: str, output: CtcOutput, metric_bag: MetricBag) -> Tensor:
-        """Return the loss to minimise; communicates, if the weights follow the losses of all ranks.
+        """Return the loss to minimise; communicates at the last batch of an update, if the weights follow the losses.
 
         :param source_name: The source of the batch.
         :param output: The loss of the batch.
@@ -108,11 +120,16 @@ class SourceWeighting:
 
         state.restore(self._weights, self._groups)
 
-        self._weights.observe(source_name, output.loss_sum.detach())
+        loss = output.loss_sum * (self._weights.scale(source_name) / self._labels_per_batch)
 
-        state.update(self._weights)
+        self._observed.append((source_name, output.loss_sum.detach()))
 
-        return output.loss_sum * (self._weights.scale(source_name) / self._labels_per_batch)
+        if len(self._observed) == self._num_batches:
+            self._weights.observe(self._observed)
+
+            state.update(self._weights)
+
+        return loss
 
     def describe(self, source_name: str) -> dict[str, float]:
         """Return what the log says of a source."""
