@@ -6,9 +6,17 @@ import shutil
 
 import pytest
 import torch
-from recipe_runs import REPOSITORY, SMALL, assert_same
+from recipe_runs import REPOSITORY, SAMPLE, SMALL, assert_same, run_finetune
+
+from eqssl_speech.cli import main
 
 CONFIGS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+
+FINETUNE_CONFIGS = [file for file in CONFIGS if file.name.startswith("finetune")]
+PRETRAIN_CONFIGS = [file for file in CONFIGS if file not in FINETUNE_CONFIGS]
+
+# Not every corpus ships with the repository.
+ON_THE_SAMPLE = {"dataset.corpus": SAMPLE, "dataset.sources": "[ru-festvox, es-drascula]"}
 
 FEW_STEPS = {
     "model.arch": "micro",
@@ -23,12 +31,35 @@ FEW_STEPS = {
 
 
 def test_there_are_configurations():
-    assert CONFIGS
+    assert PRETRAIN_CONFIGS
+    assert FINETUNE_CONFIGS
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(REPOSITORY / "recipes")))
+def name_config(file):
+    return str(file.relative_to(REPOSITORY / "recipes"))
+
+
+@pytest.mark.parametrize("file", FINETUNE_CONFIGS, ids=name_config)
+def test_finetuning_configuration_runs(tmp_path, file):
+    sources = ["--source", "ru-festvox", "--source", "es-drascula"]
+
+    assert main(["tokenizer", str(SAMPLE), str(tmp_path / "tokenizer"), *sources]) == 0
+
+    settings = {k: v for k, v in FEW_STEPS.items() if "warmup" not in k and "batches" not in k}
+    settings |= ON_THE_SAMPLE | {"validation.max_num_utterances": 3}
+
+    run = run_finetune(
+        tmp_path / "out", tmp_path / "tokenizer", settings, config_file=file, base={}
+    )
+
+    assert run.returncode == 0, run.output
+    assert run.rows("train")[-1]["ctc_loss"] > 0
+    assert run.rows("valid")[-1]["macro_cer"] > 0
+
+
+@pytest.mark.parametrize("file", PRETRAIN_CONFIGS, ids=name_config)
 def test_configuration_runs(pretrain, file):
-    run = pretrain("out", FEW_STEPS, config_file=file, base={})
+    run = pretrain("out", FEW_STEPS | ON_THE_SAMPLE, config_file=file, base={})
 
     assert run.returncode == 0, run.output
 
@@ -120,7 +151,7 @@ def test_checkpoint_of_one_regime_resumes_in_the_other(pretrain, tmp_path):
 
 
 def test_dumped_configuration_gives_the_same_configuration(pretrain, tmp_path):
-    config = CONFIGS[0]
+    config = PRETRAIN_CONFIGS[0]
 
     first = pretrain("x", {}, config_file=config, base={}, extra=["--dump-config"])
     dumped = tmp_path / "dumped.yaml"
