@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import soundfile
@@ -65,7 +66,11 @@ def spell(
 
     levels += [0.0] * 5
 
-    return np.repeat(np.asarray(levels, dtype=np.float32), HOP * sample_rate // RATE)
+    # So that no two frames are the same, and no two hypotheses are equally probable.
+    rng = np.random.default_rng(crc32(text.encode()))
+    dither = rng.uniform(-0.1, 0.1, len(levels)) * _TOP / TOKENIZER.vocab_size
+
+    return np.repeat((levels + dither).astype(np.float32), HOP * sample_rate // RATE)
 
 
 def write_spelled(
@@ -100,12 +105,18 @@ class SpelledRecognizer:
     def _emit_one(self, waveform: NDArray[np.float32]) -> Tensor:
         num_frames = (len(waveform) - RECEPTIVE_FIELD) // HOP + 1
 
-        middles = waveform[HOP // 2 :: HOP][:num_frames]
-        labels = np.abs(middles) * self.tokenizer.vocab_size / _TOP
+        middles = np.abs(waveform[HOP // 2 :: HOP][:num_frames])
+        levels = torch.from_numpy(middles * self.tokenizer.vocab_size / _TOP)
+        labels = levels.round()
 
-        probs = torch.full((num_frames, self.tokenizer.vocab_size), 0.1)
-        probs /= self.tokenizer.vocab_size
-        probs[torch.arange(num_frames), torch.from_numpy(labels.round().astype(np.int64))] += 0.9
+        # (T, 1) x (V) -> (T, V)
+        probs = 1.5 + torch.sin(
+            torch.outer(
+                1 + 20 * (levels - labels), torch.arange(1.0, 1.0 + self.tokenizer.vocab_size)
+            )
+        )
+        probs *= 0.1 / probs.sum(dim=-1, keepdim=True)
+        probs[torch.arange(num_frames), labels.long()] += 0.9
 
         return probs.log()
 
