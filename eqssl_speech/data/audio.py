@@ -6,6 +6,7 @@ counted, named and left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ def _open(path: Path) -> Iterator[Any]:
         raise AudioError(path, "empty", "has no bytes")
 
     try:
-        stream = soundfile.SoundFile(path)
+        # As bytes, which names that are not UTF-8 can be too.
+        stream = soundfile.SoundFile(os.fsencode(path))
     except (OSError, RuntimeError, TypeError) as ex:
         # The type error: a file named .raw, which says nothing of its format.
         if is_truncated(path):

@@ -59,7 +59,9 @@ def test_finetuning_configuration_runs(tmp_path, file):
 
 @pytest.mark.parametrize("file", PRETRAIN_CONFIGS, ids=name_config)
 def test_configuration_runs(pretrain, file):
-    run = pretrain("out", FEW_STEPS | ON_THE_SAMPLE, config_file=file, base={})
+    settings = FEW_STEPS | ON_THE_SAMPLE | {"dataset.audio_seconds_per_update": 24}
+
+    run = pretrain("out", settings, config_file=file, base={})
 
     assert run.returncode == 0, run.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -465,3 +466,17 @@ def test_ogg_that_was_cut_off_between_two_pages_is_found(
 
     assert is_truncated(file)
     assert 0 < probe_audio(file).num_samples < 48000
+
+
+def test_name_that_is_not_utf8_is_read(
+    make_speech: Callable[..., NDArray[np.float32]], write_audio: Callable[..., int], tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain.wav"
+    num_samples = write_audio(plain, make_speech(1, 0.2))
+
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    plain.rename(odd)
+
+    samples = read_audio(odd, ManifestEntry(odd.name, num_samples), AudioFormat())
+
+    assert len(samples) == num_samples

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Pre-trains, fine-tunes and evaluates on debian_speech, by method and seed. README.md says what takes how long.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$here/../.." && pwd)"
+
+usage() {
+    cat <<'END'
+usage: run.sh CORPUS OUT [--size cpu|gpu] [--methods "none mixed per_source equilibrium"] [--seeds "1 2 3"]
+              [--inner-lr X] [--sweep "0.01 0.03 0.1"]
+
+Makes CORPUS with `eqssl prepare debian-speech` if it is not there, then, for every method and seed:
+  pre-trains into OUT/pretrain/METHOD-SEED (not for `none`), with the same audio per update in every method,
+  fine-tunes into OUT/finetune/METHOD-SEED on 10 minutes of labels in each of six languages,
+  evaluates on the test split into OUT/test/METHOD-SEED,
+and prints the table of CER and WER per language over the seeds. What is done is not done again; what was interrupted goes on.
+
+--sweep pre-trains `equilibrium` for about a third of the updates with each inner_lr, prints the validation losses, and ends.
+
+examples:
+  run.sh corpora/debian_speech runs/debian_speech --sweep "0.01 0.03 0.1"
+  run.sh corpora/debian_speech runs/debian_speech --inner-lr 0.03
+  run.sh corpora/debian_speech runs/debian_speech --methods "none mixed" --seeds 1
+END
+}
+
+case "${1:-}" in
+    -h | --help | '')
+        usage
+        exit 0
+        ;;
+esac
+
+corpus="$1"
+out="${2:?run.sh: name a directory for the runs; see --help}"
+shift 2
+
+size=cpu
+methods="none mixed per_source equilibrium"
+seeds="1 2 3"
+inner_lr=0.03
+sweep=
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --size) size="${2:?}" ;;
+        --methods) methods="${2:?}" ;;
+        --seeds) seeds="${2:?}" ;;
+        --inner-lr) inner_lr="${2:?}" ;;
+        --sweep) sweep="${2:?}" ;;
+        *)
+            printf 'run.sh: there is no option `%s`; see --help.\n' "$1" >&2
+            exit 2
+            ;;
+    esac
+    shift 2
+done
+
+if [ ! -f "$here/pretrain_$size.yaml" ]; then
+    printf 'run.sh: there is no size `%s`; it must be `cpu` or `gpu`.\n' "$size" >&2
+    exit 2
+fi
+
+# The one named, else the active environment's, else the repository's.
+if [ -z "${PYTHON:-}" ]; then
+    if [ -n "${VIRTUAL_ENV:-}" ]; then
+        PYTHON="$VIRTUAL_ENV/bin/python"
+    elif [ -x "$root/.venv/bin/python" ]; then
+        PYTHON="$root/.venv/bin/python"
+    else
+        PYTHON=python3
+    fi
+fi
+
+plain=()
+[ -t 2 ] || plain=(--no-rich)
+
+eqssl() {
+    "$PYTHON" -m eqssl_speech "$@"
+}
+
+# What sets a method apart; all have the same audio per update.
+settings_of() {
+    case "$1" in
+        mixed) echo equilibrium=null dataset.regime=mixed ;;
+        per_source) echo equilibrium=null ;;
+        equilibrium) echo equilibrium.inner_lr="$inner_lr" ;;
+        *)
+            printf 'run.sh: there is no method `%s`; there are none, mixed, per_source and equilibrium.\n' "$1" >&2
+            exit 2
+            ;;
+    esac
+}
+
+pretrain() { # DIR SETTINGS...
+    local directory="$1"
+    shift
+    eqssl pretrain "$directory" --config-file "$here/pretrain_$size.yaml" ${plain[@]+"${plain[@]}"} \
+        --config dataset.corpus="$corpus" "$@"
+}
+
+for method in $methods; do
+    [ "$method" = none ] || settings_of "$method" >/dev/null
+done
+
+[ -f "$corpus/sources.tsv" ] || eqssl prepare debian-speech "$corpus"
+
+if [ -n "$sweep" ]; then
+    steps="$(sed -n 's/^  num_steps: *\([0-9]*\).*/\1/p' "$here/pretrain_$size.yaml")"
+    steps=$((steps / 300 * 100))
+    runs=()
+    for value in $sweep; do
+        pretrain "$out/sweep/$value" equilibrium.inner_lr="$value" regime.num_steps="$steps" \
+            regime.validate_every_n_steps="$steps" regime.checkpoint_every_n_steps="$steps"
+        runs+=("$value")
+    done
+    "$PYTHON" -m eqssl_speech.report "$out/sweep" --run "${runs[@]}"
+    exit 0
+fi
+
+sources="$(sed -n 's/^  sources: *\[\(.*\)\].*/\1/p' "$here/finetune_$size.yaml" | tr -d ' ' | tr ',' ' ')"
+named=()
+for source in $sources; do
+    named+=(--source "$source")
+done
+
+[ -d "$out/tokenizer" ] || eqssl tokenizer "$corpus" "$out/tokenizer" "${named[@]}"
+
+for seed in $seeds; do
+    for method in $methods; do
+        run="$method-$seed"
+        pretrained=null
+
+        if [ "$method" != none ]; then
+            # shellcheck disable=SC2046  # words
+            pretrain "$out/pretrain/$run" $(settings_of "$method") common.seed="$seed"
+            pretrained="$out/pretrain/$run"
+        fi
+
+        eqssl finetune "$out/finetune/$run" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \
+            --config dataset.corpus="$corpus" tokenizer="$out/tokenizer" pretrained="$pretrained" common.seed="$seed"
+
+        [ -f "$out/test/$run/summary.json" ] ||
+            eqssl evaluate "$out/finetune/$run" "$corpus" --split test --out "$out/test/$run" "${named[@]}"
+    done
+done
+
+table=()
+for method in $methods; do
+    directories=
+    for seed in $seeds; do
+        directories="$directories${directories:+,}$out/test/$method-$seed"
+    done
+    table+=("$method=$directories")
+done
+
+"$PYTHON" -m eqssl_speech.report.seeds "${table[@]}"

@@ -1,0 +1,54 @@
+"""The table of a study over several seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eqssl_speech.report.seeds import main
+
+
+def write_summary(directory: Path, **cers: float) -> Path:
+    def group(cer: float) -> dict[str, dict[str, float]]:
+        return {"cer": {"value": cer}, "wer": {"value": 2 * cer}}
+
+    directory.mkdir()
+
+    summary = {
+        "languages": {language: group(cer) for language, cer in cers.items()},
+        "macro_languages": group(sum(cers.values()) / len(cers)),
+    }
+
+    (directory / "summary.json").write_text(json.dumps(summary))
+
+    return directory
+
+
+def test_holds_mean_and_deviation_of_every_language(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_summary(tmp_path / "a", ru=0.20, cs=0.50)
+    b = write_summary(tmp_path / "b", ru=0.24, cs=0.40)
+    c = write_summary(tmp_path / "c", ru=0.90)
+
+    assert main([f"ours={a},{b}", f"none={c}"]) == 0
+
+    output = capsys.readouterr().out
+
+    assert "| language | ours (n=2) | none (n=1) |" in output
+    assert "| ru | 22.0 ± 2.8 | 90.0 |" in output
+    assert "| cs | 45.0 ± 7.1 | not run |" in output
+    assert "| macro | 33.5 ± 2.1 | 90.0 |" in output
+    assert "| ru | 44.0 ± 5.7 | 180.0 |" in output
+
+
+@pytest.mark.parametrize("argument", ["ours", "=x", "ours=", "ours=nowhere"])
+def test_wrong_argument_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument]) == 2
+
+    error = capsys.readouterr().err
+
+    assert error.count("\n") == 1
+    assert argument in error or "nowhere" in error
