@@ -167,6 +167,27 @@ def test_model_of_a_run_recognises(finetune: Callable[..., Run], tokenizer: Path
     ).read_bytes()
 
 
+def test_validations_between_checkpoints_leave_no_score_without_one(
+    finetune: Callable[..., Run],
+) -> None:
+    run = finetune(
+        "out", {"regime.validate_every_n_steps": 2, "regime.checkpoint_every_n_steps": 4}
+    )
+
+    assert run.returncode == 0, run.output
+    assert [row["Step"] for row in run.rows("valid")] == [2, 4, 6]
+
+    checkpoints = run.directory / "checkpoints"
+
+    steps = {path.name for path in checkpoints.glob("step_*")}
+    scored = {path.stem for path in (checkpoints / "scores").iterdir()}
+
+    assert scored == steps
+    assert steps <= {"step_4", "step_6"}
+
+    load_recognizer(run.directory)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -180,7 +201,7 @@ def test_model_of_a_run_recognises(finetune: Callable[..., Run], tokenizer: Path
         ({"pretrained": "/nowhere/run"}, "/nowhere/run"),
         ({"model.family": "wav2vec2"}, "supports 'wav2vec2_asr' only"),
         ({"regime.score_metric": "wer"}, "chosen by 'macro_cer'"),
-        ({"regime.checkpoint_every_n_steps": 12}, "make the first a multiple"),
+        ({"model.config_overrides.max_temporal_mask_prob": 0}, "use_masking` to false"),
         ({"model.config_overrides.temporal_mask_span_len": 64}, "temporal_mask_span_len"),
         ({"dataset.train_split": "training"}, "training"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import final
 
+import torch
 from fairseq2.models import ModelFamily
 from fairseq2.models.wav2vec2.asr import WAV2VEC2_ASR_FAMILY, Wav2Vec2AsrConfig
 from fairseq2.recipe.internal.asset_config import (
@@ -86,10 +87,16 @@ def fit_masking(config: Wav2Vec2AsrConfig, min_num_frames: int) -> Wav2Vec2AsrCo
 
     :param config: The configuration of the model.
     :param min_num_frames: The frames of the shortest utterance.
-    :raises InputError: If a span is as long as that utterance.
+    :raises InputError: If nothing is to be masked, or a span is as long as that utterance.
     """
     if not config.use_masking:
         return config
+
+    if config.max_temporal_mask_prob <= 0.0:
+        raise InputError(
+            "`model.config_overrides.max_temporal_mask_prob` must be greater than 0, but is "
+            f"{config.max_temporal_mask_prob} instead; set `model.config_overrides.use_masking` to false for no masks."
+        )
 
     if config.temporal_mask_span_len >= min_num_frames:
         raise InputError(
@@ -98,7 +105,10 @@ def fit_masking(config: Wav2Vec2AsrConfig, min_num_frames: int) -> Wav2Vec2AsrCo
         )
 
     def fit(min_num_spans: int, span_len: int, probability: float, length: int) -> int:
-        return min(min_num_spans, int(probability / span_len * (length - 1)))
+        # In float32, as the host counts them: in float64 it can be one more.
+        num_spans = probability / span_len * torch.tensor([length - 1])
+
+        return min(min_num_spans, int(num_spans))
 
     return replace(
         config,

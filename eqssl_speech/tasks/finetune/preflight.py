@@ -87,19 +87,3 @@ def check_config(config: FinetuneConfig) -> None:
             "`regime.score_metric` asks for validations, but `regime.validate_every_n_steps` is null: set it, or set "
             "`regime.score_metric` and `regime.keep_best_n_checkpoints` to null."
         )
-
-    _check_score_has_checkpoint(config)
-
-
-def _check_score_has_checkpoint(config: FinetuneConfig) -> None:
-    regime = config.regime
-    validate, checkpoint = regime.validate_every_n_steps, regime.checkpoint_every_n_steps
-
-    if regime.keep_best_n_checkpoints is None or validate is None or checkpoint is None:
-        return
-
-    if validate % checkpoint != 0:
-        raise InputError(
-            f"`regime.validate_every_n_steps` is {validate} and `regime.checkpoint_every_n_steps` is {checkpoint}, so "
-            "a validation may score a step of which there is no checkpoint: make the first a multiple of the second."
-        )
