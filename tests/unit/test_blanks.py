@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -55,6 +56,7 @@ def test_one_source_that_emits_starts_the_count_anew() -> None:
         ((6.0, 5.99), {}, "above 2.900.*raise the learning rate"),
         ((6.0, 5.99), {"num_encoder_frozen_steps": 1000}, "frozen until step 1000.*lower"),
         ((3.2, 3.0), {"labels_per_frame": 0.9}, "0.90 labels a frame.*--kind unigram"),
+        ((3.2, math.nan), {"labels_per_frame": 0.9}, "has diverged: lower the learning rate"),
     ],
 )
 def test_names_the_likely_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_impossible_utterances_are_counted_and_not_in_the_loss() -> None:
     assert row["zero_loss"] == 1
     assert row["ctc_loss"] == summarize(results)["ctc_loss"]
     assert row["wer"] != summarize(results)["wer"]
+
+
+def test_what_a_diverged_model_gives_is_not_a_loss_of_zero() -> None:
+    good, *others = make_results(4)
+    diverged = [replace(r, loss=math.nan) for r in others]
+
+    row = summarize([good, *diverged])
+
+    assert row["ctc_loss"] == pytest.approx(good.loss / good.num_labels)
+    assert row["non_finite"] == 3
+    assert "zero_loss" not in row
+    assert math.isnan(summarize(diverged)["ctc_loss"])
 
 
 def test_perfect_model_has_rates_of_zero() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -65,6 +66,12 @@ class BlankDetector:
 
 
 def _explain(first: float, last: float, state: TrainingState) -> str:
+    if not math.isfinite(last):
+        return (
+            "The model's output is not a number, so training has diverged: lower the learning rate "
+            "(`optimizer.config.lr`) or set `trainer.max_grad_norm`, and start anew or from an earlier checkpoint."
+        )
+
     if state.labels_per_frame > 0.7:
         return (
             f"There are {state.labels_per_frame:.2f} labels a frame, more than CTC can well place: use a tokenizer "

@@ -24,7 +24,8 @@ class UtteranceResult:
 
     index: int
     loss: float
-    """The CTC loss in nats; infinite where the labels do not fit the frames."""
+    """The CTC loss in nats; infinite where the labels do not fit the frames, not a number where the model's output is
+    none."""
 
     num_labels: int
     num_frames: int
@@ -149,27 +150,33 @@ def summarize(results: Sequence[UtteranceResult]) -> dict[str, float]:
     """Compute the values of a source: rates in percent, the loss in nats a label.
 
     :param results: All utterances of the source, in the order of their indices.
+    :returns: The values; the loss is not a number if no utterance has one.
     """
     words = sum_counts(r.words for r in results)
     chars = sum_counts(r.chars for r in results)
 
-    # An utterance of infinite loss is counted instead.
-    possible = [r for r in results if math.isfinite(r.loss)]
+    # An utterance without a loss is counted instead.
+    finite = [r for r in results if math.isfinite(r.loss)]
+    num_impossible = sum(math.isinf(r.loss) for r in results)
+    num_non_finite = len(results) - len(finite) - num_impossible
 
-    num_labels = sum(r.num_labels for r in possible)
+    num_labels = sum(r.num_labels for r in finite)
     num_frames = sum(r.num_frames for r in results)
     num_reference = sum(r.num_labels for r in results)
 
     row = {
-        "ctc_loss": math.fsum(r.loss for r in possible) / max(num_labels, 1),
+        "ctc_loss": math.fsum(r.loss for r in finite) / num_labels if finite else math.nan,
         "wer": 100.0 * words.rate,
         "cer": 100.0 * chars.rate,
         "blank_share": sum(r.num_blank_frames for r in results) / max(num_frames, 1),
         "length_ratio": sum(r.num_hypothesis_labels for r in results) / max(num_reference, 1),
     }
 
-    if len(possible) < len(results):
-        row["zero_loss"] = len(results) - len(possible)
+    if num_impossible > 0:
+        row["zero_loss"] = num_impossible
+
+    if num_non_finite > 0:
+        row["non_finite"] = num_non_finite
 
     return row
 
