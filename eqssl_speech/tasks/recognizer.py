@@ -120,8 +120,12 @@ def save_recognizer(
     :param tokenizer: The tokenizer; copied, so that the directory can be moved.
     :param sources: Name and language of each source.
     :param sample_rate: What the model takes, in Hz.
+    :raises InputError: If checkpoints are there already, and with them another tokenizer.
     """
-    tokenizer.save(directory / _TOKENIZER_DIR)
+    # Without a checkpoint nothing depends on what an earlier run has left.
+    is_new = not any(directory.glob("checkpoints/step_*"))
+
+    tokenizer.save(directory / _TOKENIZER_DIR, replace=is_new)
 
     info = {
         "format_version": _FORMAT_VERSION,

@@ -145,6 +145,10 @@ class CtcTokenizer:
         """The languages whose text it can write."""
         return tuple(self._info.rules)
 
+    def knows(self, language: str) -> bool:
+        """Return whether text of a language can be written; ``pt-BR`` can where ``pt`` can."""
+        return any(key in self._info.rules for key in _list_keys(language))
+
     def normalize(self, text: str, language: str) -> str:
         """Bring text into the written form of its language, in which error rates are counted as well.
 
@@ -197,7 +201,7 @@ class CtcTokenizer:
     def _find_rules(self, language: str) -> TextRules:
         rules = self._info.rules
 
-        for key in (language, language.split("-")[0]):
+        for key in _list_keys(language):
             if key in rules:
                 return rules[key]
 
@@ -207,6 +211,10 @@ class CtcTokenizer:
             f"the known ones are {known}: correct the language in sources.tsv, "
             "or make a tokenizer that covers it with `eqssl tokenizer`."
         )
+
+
+def _list_keys(language: str) -> tuple[str, str]:
+    return language, language.split("-")[0]
 
 
 def format_vocabulary(vocabulary: Sequence[str]) -> bytes:

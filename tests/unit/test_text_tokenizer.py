@@ -176,6 +176,25 @@ def test_rare_characters_are_unknown_and_named(options: dict[str, Any]) -> None:
     assert tokenizer.decode(tokenizer.encode("axb é")) == "a⁇b ⁇"
 
 
+def test_language_is_known_with_its_region_too() -> None:
+    tokenizer = train(kind="char")
+
+    for language, is_known in {
+        "tr": True,
+        "tr-CY": True,
+        "ru": True,
+        "t": False,
+        "trk": False,
+    }.items():
+        assert tokenizer.knows(language) == is_known
+
+        if is_known:
+            tokenizer.normalize("", language)
+        else:
+            with pytest.raises(InputError, match="does not know the language"):
+                tokenizer.normalize("", language)
+
+
 def test_text_is_normalised_by_the_rules_of_its_language() -> None:
     tokenizer = train()
 

@@ -137,7 +137,7 @@ def load_evaluation_set(
 
 
 def _require_known_languages(corpus: Corpus, tokenizer: CtcTokenizer) -> None:
-    unknown = [s for s in corpus.sources if not _is_known(s.language, tokenizer)]
+    unknown = [s for s in corpus.sources if not tokenizer.knows(s.language)]
     if not unknown:
         return
 
@@ -154,15 +154,6 @@ def _require_known_languages(corpus: Corpus, tokenizer: CtcTokenizer) -> None:
         f"{', '.join(f'`{s.name}`' for s in unknown)}, which is {languages}; the known ones are "
         f"{', '.join(f'`{name}`' for name in tokenizer.languages)}: {choice}."
     )
-
-
-def _is_known(language: str, tokenizer: CtcTokenizer) -> bool:
-    try:
-        tokenizer.normalize("", language)
-    except InputError:
-        return False
-
-    return True
 
 
 def _find_lack(source: DataSource, split: str) -> str | None:

@@ -104,7 +104,7 @@ def check_transcribed_sources(
 
 def _check_languages(corpus: Corpus, tokenizer: CtcTokenizer) -> None:
     for source in corpus.sources:
-        if source.language not in tokenizer.languages:
+        if not tokenizer.knows(source.language):
             known = ", ".join(f"`{language}`" for language in tokenizer.languages)
 
             raise InputError(
