@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import final
 
 from fairseq2.gang import ReduceOperation
@@ -269,19 +270,29 @@ class _Wiring:
         ]
 
     def _describe_state(self, step_nr: int) -> TrainingState:
-        train = [s.train for s in self._sources.sources]
-
-        counts = Counter(label for u in train for labels in u.labels for label in labels)
-        num_labels = counts.total()
-        num_all_frames = sum(num_frames(int(n)) for u in train for n in u.utterances.lengths)
+        unigram_loss, labels_per_frame = self._label_statistics
 
         return TrainingState(
             step_nr=step_nr,
             num_encoder_frozen_steps=(
                 0 if self._config.pretrained is None else self._config.freeze.num_encoder_steps
             ),
-            unigram_loss=-sum(n / num_labels * math.log(n / num_labels) for n in counts.values()),
-            labels_per_frame=num_labels / max(num_all_frames, 1),
+            unigram_loss=unigram_loss,
+            labels_per_frame=labels_per_frame,
+        )
+
+    @cached_property
+    def _label_statistics(self) -> tuple[float, float]:
+        # Of millions of utterances this takes seconds.
+        train = [s.train for s in self._sources.sources]
+
+        counts = Counter(label for u in train for labels in u.labels for label in labels)
+        num_labels = counts.total()
+        num_all_frames = sum(num_frames(int(n)) for u in train for n in u.utterances.lengths)
+
+        return (
+            -sum(n / num_labels * math.log(n / num_labels) for n in counts.values()),
+            num_labels / max(num_all_frames, 1),
         )
 
     def _describe(self, planner: EpisodePlanner) -> None:
