@@ -112,6 +112,11 @@ class BatchStream:
         return self._size.num_samples
 
     @property
+    def num_batches(self) -> int:
+        """The batches of the present pass; other passes have about as many."""
+        return len(self._plans)
+
+    @property
     def position(self) -> tuple[int, int]:
         """The number of the pass and the index in it of the next batch."""
         return self._pass_nr, self._index

@@ -165,6 +165,11 @@ class EpisodePlanner:
         return self._schedule.shares
 
     @property
+    def batches_per_pass(self) -> tuple[int, ...]:
+        """The batches in which each stream goes through its utterances once, about."""
+        return tuple(stream.num_batches for stream in self._streams)
+
+    @property
     def batch_num_samples(self) -> int:
         """The budget of a batch."""
         return self._streams[0].num_samples

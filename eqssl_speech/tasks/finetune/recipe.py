@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import final
 
@@ -298,7 +298,9 @@ class _Wiring:
     def _describe(self, planner: EpisodePlanner) -> None:
         config = self._config
 
-        rows = list_sources(config, self._sources, planner.shares)
+        num_batches = planner.num_episodes * self._context.gangs.dp.size
+
+        rows = list_sources(config, self._sources, planner, num_batches)
 
         log.info("Data sources:\n{}", render_sources(rows))
 
@@ -313,7 +315,7 @@ class _Wiring:
 
         log.info(
             "An update has {} batch(es) over {} rank(s), up to {:.2f} s of audio each with padding.",
-            planner.num_episodes * self._context.gangs.dp.size,
+            num_batches,
             self._context.gangs.dp.size,
             planner.batch_num_samples / config.dataset.sample_rate,
         )
@@ -335,17 +337,23 @@ def create_freeze_schedule(config: FinetuneConfig, model: Wav2Vec2AsrModel) -> F
 
 
 def list_sources(
-    config: FinetuneConfig, sources: TranscribedSources, shares: Sequence[float]
+    config: FinetuneConfig, sources: TranscribedSources, planner: EpisodePlanner, num_batches: int
 ) -> list[SourceRow]:
-    """Describe the sources of a run and how often it will go through each."""
-    section = config.dataset
+    """Describe the sources of a run and how often it will go through each.
 
-    trained_hours = (config.regime.num_steps or 0) * section.audio_seconds_per_update / 3600
+    :param config: The configuration.
+    :param sources: The sources.
+    :param planner: Plans their batches, which hold less audio than they may: utterances stay whole.
+    :param num_batches: The batches of an update, over all ranks.
+    """
+    num_all_batches = (config.regime.num_steps or 0) * num_batches
 
     rows = []
 
-    for source, share in zip(sources.sources, shares):
-        hours = source.train.num_samples / section.sample_rate / 3600
+    for source, share, num_in_pass in zip(
+        sources.sources, planner.shares, planner.batches_per_pass
+    ):
+        hours = source.train.num_samples / config.dataset.sample_rate / 3600
 
         rows.append(
             SourceRow(
@@ -357,7 +365,7 @@ def list_sources(
                 utterances=len(source.train.texts),
                 num_bad=sum(r.num_bad for r in source.reports) + len(source.left_out),
                 share=share,
-                expected_passes=share * trained_hours / hours,
+                expected_passes=share * num_all_batches / num_in_pass,
             )
         )
 
