@@ -144,7 +144,7 @@ class BatchStream:
             groups = group_by_length(order, self._lengths, self._size)
             plans = [self._crop(group, rng) for group in groups]
         else:
-            ordered = _sort_within_buckets(order, self._full_lengths)
+            ordered = _sort_loosely(order, self._full_lengths, rng)
             plans = _plan_whole(ordered, self._full_lengths, self._size.num_samples)
 
         return [plans[i] for i in rng.permutation(len(plans))]
@@ -262,6 +262,35 @@ def _plan_whole(
             groups.append([utterance])
             longest = int(lengths[utterance])
 
+    _even_out_last(groups, lengths, num_samples)
+
     return [
         BatchPlan(tuple(Crop(u, 0) for u in group), int(lengths[group].max())) for group in groups
     ]
+
+
+def _even_out_last(
+    groups: list[list[int]], lengths: npt.NDArray[np.int64], num_samples: int
+) -> None:
+    """Share the utterances of the last two groups evenly.
+
+    What is left over at the end would otherwise be a batch that counts like the others but holds next to nothing.
+    """
+    if len(groups) < 2:
+        return
+
+    both = groups[-2] + groups[-1]
+    halves = [both[: (len(both) + 1) // 2], both[(len(both) + 1) // 2 :]]
+
+    if all(len(half) * int(lengths[half].max()) <= num_samples for half in halves):
+        groups[-2:] = halves
+
+
+def _sort_loosely(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], rng: np.random.Generator
+) -> list[int]:
+    """Sort by length, the longest first, but by lengths that are off by some 10 %, so that no two passes have the same
+    batches and there is little padding all the same."""
+    keys = lengths[order] * np.exp(0.1 * rng.standard_normal(len(order)))
+
+    return [int(u) for u in order[np.argsort(-keys, kind="stable")]]

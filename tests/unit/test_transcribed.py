@@ -149,3 +149,19 @@ def test_validation_plan_holds_every_utterance_once(seed: int) -> None:
     for p in plans:
         assert p.num_samples == max(lengths[c.utterance] for c in p.crops)
         assert len(p.crops) == 1 or p.num_samples * len(p.crops) <= 40_000
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_of_a_pass_are_well_filled_and_none_is_next_to_empty(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(8_000, 80_000, 140)
+    size = BatchSize(num_samples=240_000, max_num_samples=240_000)
+
+    stream = BatchStream(lengths, size, seed=seed, key=1, cropped=False)
+
+    fills = [
+        sum(int(lengths[c.utterance]) for c in plan.crops) / size.num_samples
+        for plan in stream._plans
+    ]
+
+    assert np.mean(fills) > 0.75
+    assert min(fills) > 0.25

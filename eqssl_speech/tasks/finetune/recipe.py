@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import final
+from pathlib import Path
+from typing import Final, final
 
 from fairseq2.gang import ReduceOperation
 from fairseq2.logging import log
@@ -28,6 +29,7 @@ from eqssl_speech.criteria.ctc import CtcCriterion
 from eqssl_speech.criteria.group_weights import GroupWeights
 from eqssl_speech.data.episodes import EpisodePlanner
 from eqssl_speech.data.loading import LoadFailure, UtteranceReader
+from eqssl_speech.data.manifest import replace_text
 from eqssl_speech.data.transcribed import TranscribedLoader
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
@@ -58,7 +60,10 @@ from eqssl_speech.tasks.task import TrainingTask
 from eqssl_speech.text.frames import num_frames
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
-_MAX_NUM_NON_FINITE = 10
+_MAX_NUM_NON_FINITE: Final = 10
+
+_NUM_NAMED: Final = 5
+"""How many utterances that are left out for one reason the log names."""
 
 
 @final
@@ -320,8 +325,11 @@ class _Wiring:
             planner.batch_num_samples / config.dataset.sample_rate,
         )
 
-        for source in self._sources.sources:
-            _warn_of_left_out(source)
+        file = self._context.output_dir / "left_out.tsv"
+
+        lines = [line for s in self._sources.sources for line in _warn_of_left_out(s, file)]
+
+        replace_text(file, "".join(f"{line}\n" for line in ["reason\tmessage", *lines]))
 
 
 def create_freeze_schedule(config: FinetuneConfig, model: Wav2Vec2AsrModel) -> FreezeSchedule:
@@ -372,13 +380,31 @@ def list_sources(
     return rows
 
 
-def _warn_of_left_out(source: TranscribedSource) -> None:
+def _warn_of_left_out(source: TranscribedSource, file: Path) -> list[str]:
+    """Name what a source leaves out, the first few of each kind in the log; return all."""
+    by_reason: dict[str, list[str]] = {}
+
     for report in source.reports:
         for bad in report.bad:
-            log.warning("Left out ({}): {}", bad.reason, bad.message)
+            by_reason.setdefault(bad.reason, []).append(bad.message)
 
     for left_out in source.left_out:
-        log.warning("Left out: {}", left_out.message)
+        by_reason.setdefault(left_out.reason, []).append(left_out.message)
+
+    for reason, messages in by_reason.items():
+        for message in messages[:_NUM_NAMED]:
+            log.warning("Left out ({}): {}", reason, message)
+
+        if len(messages) > _NUM_NAMED:
+            num_more = len(messages) - _NUM_NAMED
+
+            log.warning(
+                "Left out ({}): {} more of the source {}; all are in {}.",
+                reason,
+                num_more,
+                source.source.name,
+                file,
+            )
 
     if source.num_unknown > 0:
         log.warning(
@@ -387,6 +413,8 @@ def _warn_of_left_out(source: TranscribedSource) -> None:
             source.source.name,
             source.num_unknown,
         )
+
+    return [f"{reason}\t{message}" for reason, found in by_reason.items() for message in found]
 
 
 def _get_config(resolver: DependencyResolver) -> FinetuneConfig:

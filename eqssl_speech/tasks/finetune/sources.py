@@ -284,12 +284,14 @@ def _take_minutes(
 
 
 def _shuffled(utterances: TranscribedUtterances) -> list[int]:
-    # Not by the run's seed: runs that are compared are taught and measured by the same utterances.
+    # Not by the run's seed, and not by which utterances are left out for what reason: runs that are compared are taught
+    # and measured by the same utterances.
     key = zlib.crc32(utterances.source_name.encode())
+    (manifest, _), *_ = utterances.utterances.items
 
-    rng = np.random.default_rng([_SUBSET_SEED, key])
+    rank = np.random.default_rng([_SUBSET_SEED, key]).permutation(len(manifest.entries))
 
-    return [int(i) for i in rng.permutation(len(utterances.texts))]
+    return sorted(range(len(utterances.texts)), key=lambda i: rank[utterances.utterances.items[i][1]])  # fmt: skip
 
 
 def batch_seconds(config: FinetuneConfig, num_sources: int, num_ranks: int = 1) -> float:
