@@ -90,6 +90,10 @@ def _run(options: Namespace) -> int:
     # What can fail fails before hours of work.
     theirs = None
     if options.compare is not None:
+        if not options.compare.is_file():
+            raise InputError(
+                f"{options.compare}: there is no such file; give the summary.json of another `eqssl evaluate --out`."
+            )
         theirs = read_hypotheses(options.compare.with_name(HYPOTHESES_FILE_NAME))
     if options.out is not None:
         make_directory(options.out)

@@ -21,8 +21,10 @@ written as it writes them. Prints how well the n-gram foresees other text.
 
 examples:
   eqssl lm --corpus corpus --tokenizer tokenizers/char lm.arpa
-  eqssl lm news.txt books.txt --tokenizer tokenizers/char --language de de.arpa --held-out other.txt
+  eqssl lm --tokenizer tokenizers/char --language de --held-out other.txt news.txt books.txt de.arpa
   eqssl lm --corpus corpus --source ru-festvox --tokenizer tokenizers/ru ru.arpa --order 4
+
+Write OUT right after the texts, with no option between them.
 """
 
 _MAX_REFUSALS: Final = 3

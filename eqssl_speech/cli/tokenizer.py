@@ -77,7 +77,7 @@ def _add_rules(parser: ArgumentParser) -> None:
     group.add_argument(
         "--digits",
         choices=treatments,
-        help="digits, and signs that are read as words, such as % and & (default: refuse)",
+        help="digits, and signs that are read as words, such as %% and & (default: refuse)",
     )
     group.add_argument(
         "--inner",

@@ -243,7 +243,7 @@ def test_weights_of_a_search_are_chosen_on_another_split(
     ("args", "message"),
     [
         (["--seed", -1], "`--seed` must be at least 0"),
-        (["--compare", "/nowhere/summary.json"], "hypotheses.tsv: cannot be read"),
+        (["--compare", "/nowhere/summary.json"], "summary.json: there is no such file"),
         (["--split", "dev"], "no source has the split `dev`"),
         (["--source", "en-raed"], "`en-read` is the closest"),
         (["--max-segment-s", 0.5], "`max_segment_s` must be at least 2"),
