@@ -79,6 +79,10 @@ def run_recipe(name: str, args: list[str], description: str, create: Callable[[]
 
     from fairseq2.recipe.cli import main
 
+    from eqssl_speech.tasks.host_errors import report_mistakes_in_one_sentence
+
+    report_mistakes_in_one_sentence()
+
     # The host reads its arguments, and the name for its usage line, from here.
     sys.argv = [f"eqssl {name}", *args]
 

@@ -126,6 +126,12 @@ def select_sources(corpus: Corpus, names: Sequence[str] | None) -> Corpus:
 
     for index, name in enumerate(names):
         if name not in known:
+            if all(len(n) == 1 for n in names):
+                text = "".join(names)
+                raise InputError(
+                    f"{corpus.directory}: the sources `{text}` are no list; write `[{text}]`, in brackets."
+                )
+
             close = get_close_matches(name, known, n=1)
             closest = f", of which `{close[0]}` is the closest" if close else ""
             raise InputError(

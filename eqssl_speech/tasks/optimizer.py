@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from fairseq2.logging import log
 from fairseq2.recipe.component import ComponentManager
-from fairseq2.recipe.config import OptimizerSection
+from fairseq2.recipe.config import AdamWConfig, OptimizerSection
 from fairseq2.runtime.dependency import DependencyResolver
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from eqssl_speech.error import InputError
 from eqssl_speech.tasks.errors import TrainingDivergedError
 
 
@@ -20,6 +21,27 @@ def create_base_optimizer(resolver: DependencyResolver, section: OptimizerSectio
     manager = resolver.resolve(ComponentManager)
 
     return manager.create_component(Optimizer, section.name, section.config)
+
+
+def check_optimizer(section: OptimizerSection) -> None:
+    """Find out without a model whether an optimizer takes its settings.
+
+    :raises InputError: Says which setting it does not take.
+    """
+    config = section.config
+    if not isinstance(config, AdamWConfig):
+        return
+
+    try:
+        torch.optim.AdamW(
+            [torch.zeros(1, requires_grad=True)],
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+    except ValueError as ex:
+        raise InputError(f"`optimizer.config` cannot be used: {ex}; correct it.") from None
 
 
 class FiniteStepGuard:

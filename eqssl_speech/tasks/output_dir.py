@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from fairseq2.error import OperationalError
 from fairseq2.file_system import FileSystem
 from fairseq2.recipe.config import CommonSection
 from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
@@ -83,7 +85,7 @@ class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[mi
     def create(self, output_dir: Path) -> Path:
         """Check configuration, data and directory, then create the directory.
 
-        :raises InputError: If the run cannot start.
+        :raises InputError: If the run cannot start, or the directory cannot be made or written to.
         """
         # The host asks again each time that somebody wants to know the directory.
         if output_dir not in self._checked:
@@ -93,7 +95,21 @@ class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[mi
 
             self._checked.add(output_dir)
 
-        return super().create(output_dir)
+        try:
+            directory: Path = super().create(output_dir)
+        except OperationalError as ex:
+            reason = getattr(ex.__cause__, "strerror", None) or ex.__cause__
+
+            raise InputError(
+                f"{output_dir}: the output directory cannot be made ({reason}); choose another."
+            ) from None
+
+        if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{directory}: the output directory cannot be written to; choose another, or change its permissions."
+            )
+
+        return directory
 
 
 def check_output_dir(resolver: DependencyResolver, config: _Config, output_dir: Path) -> None:

@@ -97,25 +97,27 @@ class CtcTokenizer:
 
         :param directory: Where to; if it holds this very tokenizer, nothing is done.
         :param replace: Whether another tokenizer that is there is replaced.
-        :raises InputError: If something else is there.
+        :raises InputError: If something else is there, or the directory cannot be written.
         """
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             if self._is_saved_in(directory):
                 return
             _require_replaceable(directory, replace)
 
-        directory.parent.mkdir(parents=True, exist_ok=True)
-
         # Names of their own per process, so that two writers cannot mix their files.
         new = directory.with_name(f".{directory.name}.{os.getpid()}.new")
         old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
         try:
-            new.mkdir()
+            new.mkdir(parents=True)
             for name, content in self._files.items():
                 (new / name).write_bytes(content)
             if directory.exists():
                 directory.rename(old)
             new.rename(directory)
+        except OSError as ex:
+            raise InputError(
+                f"{directory}: the tokenizer cannot be written ({ex.strerror}); choose another directory."
+            ) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import final
 
 import torch
 from fairseq2.models import ModelFamily
-from fairseq2.models.wav2vec2.asr import WAV2VEC2_ASR_FAMILY, Wav2Vec2AsrConfig
+from fairseq2.models.wav2vec2.asr import (
+    WAV2VEC2_ASR_FAMILY,
+    Wav2Vec2AsrConfig,
+    create_wav2vec2_asr_model,
+)
 from fairseq2.recipe.internal.asset_config import (
     _AssetConfigOverrider,
     _StandardAssetConfigOverrider,
@@ -17,7 +22,7 @@ from typing_extensions import override
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.wav2vec2 import fit_asr_config
-from eqssl_speech.models.wav2vec2.pretrained import read_encoder_config
+from eqssl_speech.models.wav2vec2.pretrained import load_encoder, read_encoder_config
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
 from eqssl_speech.text.frames import num_frames
 from eqssl_speech.text.tokenizer import CtcTokenizer
@@ -148,3 +153,10 @@ def check_model(resolver: DependencyResolver, config: FinetuneConfig) -> None:
     adapted = resolver.resolve(AdaptedModelConfig)
 
     adapted.apply_overrides("model", model_config, config.model.config_overrides)
+
+    # The tensors too, unless they would have to be downloaded: whether they fit shows only in them.
+    if config.pretrained is not None and Path(config.pretrained).exists():
+        with torch.device("meta"):
+            model = create_wav2vec2_asr_model(adapted.model_config)
+
+        load_encoder(model, config.pretrained, adapted.model_config.encoder_config)

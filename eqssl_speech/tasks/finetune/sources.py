@@ -172,7 +172,9 @@ def read_transcribed(
 
     transcripts = read_transcripts(manifest.file.with_suffix(".wrd"), manifest)
 
-    reader = _TextReader(source, manifest, tokenizer)
+    reader = _TextReader(
+        source, manifest, tokenizer, int(section.max_audio_s * section.sample_rate)
+    )
 
     max_num_samples = None if max_audio_s is None else int(max_audio_s * section.sample_rate)
 
@@ -187,7 +189,7 @@ def read_transcribed(
 
         raise InputError(
             f"{manifest.file}: no utterance of the source `{source.name}` can be used ({', '.join(reasons)}), such as "
-            f"{reader.left_out[0].message}; run `eqssl check --ctc` on the corpus."
+            f"{reader.left_out[0].message.removesuffix('.')}; run `eqssl check --ctc` on the corpus."
         )
 
     utterances = list_utterances(
@@ -204,10 +206,18 @@ def read_transcribed(
 class _TextReader:
     """Makes labels of the transcripts of one split, and keeps what cannot be used."""
 
-    def __init__(self, source: DataSource, manifest: Manifest, tokenizer: CtcTokenizer) -> None:
+    def __init__(
+        self,
+        source: DataSource,
+        manifest: Manifest,
+        tokenizer: CtcTokenizer,
+        most_num_samples: int,
+    ) -> None:
         self._source = source
         self._manifest = manifest
         self._tokenizer = tokenizer
+        # Of `dataset.max_audio_s`; a batch may hold less.
+        self._most_num_samples = most_num_samples
         self.texts: list[str] = []
         self.labels: list[tuple[int, ...]] = []
         self.left_out: list[LeftOut] = []
@@ -229,11 +239,14 @@ class _TextReader:
             return self._leave_out(index, "empty text", f"nothing is left of {transcript!r}")
 
         if max_num_samples is not None and num_samples > max_num_samples:
+            keys = "`dataset.audio_seconds_per_update`"
+            if num_samples > self._most_num_samples:
+                keys = f"`dataset.max_audio_s`, and {keys} with it,"
+
             return self._leave_out(
                 index,
                 "too long",
-                f"{num_samples} samples, of which a batch holds {max_num_samples}; raise `dataset.max_audio_s`, and "
-                "`dataset.audio_seconds_per_update` with it, to use it",
+                f"{num_samples} samples, of which a batch holds {max_num_samples}; raise {keys} to use it",
             )
 
         # Cannot be aligned, and would be a loss of infinity.
@@ -242,7 +255,7 @@ class _TextReader:
                 index,
                 "more labels than frames",
                 f"{min_frames(labels)} frames are needed for its {len(labels)} labels, but it has "
-                f"{num_frames(num_samples)}; is the text that of another recording?",
+                f"{num_frames(num_samples)}; see whether the text is that of another recording",
             )
 
         self.texts.append(text)

@@ -7,6 +7,7 @@ from fairseq2.runtime.dependency import DependencyResolver
 from fairseq2.world_info import WorldInfo
 
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.optimizer import check_optimizer
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.optimizer import get_equilibrium_section
 from eqssl_speech.tasks.pretrain.sources import CheckedSources, create_planner
@@ -20,6 +21,8 @@ def check_run(resolver: DependencyResolver, config: PretrainConfig) -> None:
     num_ranks = resolver.resolve(WorldInfo).size
 
     check_config(config, num_ranks)
+
+    check_optimizer(config.optimizer)
 
     sources = resolver.resolve(CheckedSources)
 
