@@ -215,3 +215,19 @@ def test_mistake_is_named_before_anything_is_written(
     assert run.returncode == 2, run.output
     assert re.search(message, run.output), run.output
     assert not run.directory.exists()
+
+
+def test_an_encoder_that_is_frozen_to_the_end_is_pointed_out(
+    finetune: Callable[..., Run], pretrained: Path
+) -> None:
+    settings = {
+        "pretrained": pretrained,
+        "freeze.num_encoder_steps": 9,
+        "regime.num_steps": 2,
+        "regime.validate_every_n_steps": 2,
+    }
+
+    run = finetune("frozen", settings)
+
+    assert run.returncode == 0, run.output
+    assert "frozen for 9 updates, but the run has 2" in run.output

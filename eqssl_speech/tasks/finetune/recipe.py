@@ -325,6 +325,16 @@ class _Wiring:
             planner.batch_num_samples / config.dataset.sample_rate,
         )
 
+        num_steps = config.regime.num_steps or 0
+
+        if config.pretrained is not None and config.freeze.num_encoder_steps >= num_steps:
+            log.warning(
+                "The encoder is frozen for {} updates, but the run has {}, so only the output layer learns: lower "
+                "`freeze.num_encoder_steps` if the encoder is to learn too.",
+                config.freeze.num_encoder_steps,
+                num_steps,
+            )
+
         file = self._context.output_dir / "left_out.tsv"
 
         lines = [line for s in self._sources.sources for line in _warn_of_left_out(s, file)]

@@ -90,10 +90,12 @@ class CtcValidationRound:
 
         message = self._explain_blanks(rows, step_nr)
         if message is not None:
-            log.warning(message)
-
             if self._stop_on_blanks:
-                raise BlankOutputError(message)
+                raise BlankOutputError(
+                    f"The run stops here, as `validation.stop_on_blanks` asks for. {message}"
+                )
+
+            log.warning(message)
 
         return macro[SCORE_METRIC]
 
