@@ -102,7 +102,7 @@ def test_this_environment_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_survives_a_python_with_nothing_installed() -> None:
     # `-S` leaves site-packages out of the path, so that nothing but the repository can be imported.
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
 
     program = (
         f"import sys; sys.path.insert(0, {str(root)!r})\n"
