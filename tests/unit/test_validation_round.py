@@ -43,7 +43,7 @@ def test_blanks_are_explained_and_the_run_goes_on(warnings: list[str]) -> None:
 def test_a_run_that_stops_on_blanks_says_once_that_it_does_and_by_which_setting(
     warnings: list[str],
 ) -> None:
-    with pytest.raises(BlankOutputError, match="^The run stops here"):  # fmt: skip
+    with pytest.raises(BlankOutputError, match=r"^The run stops here"):  # fmt: skip
         create_round(stop_on_blanks=True).add("a", 4, ROW)
 
     assert warnings == []
