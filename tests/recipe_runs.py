@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -134,6 +135,18 @@ def run_recipe(
     result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
 
     return Run(result.returncode, result.stdout + result.stderr, directory)
+
+
+def copy_as_killed(whole: Path, killed: Path) -> None:
+    """Copy a run of six steps, with a checkpoint at every second, as a kill after the fourth step leaves it at the worst:
+    with the checkpoint of the second step and half of that of the fourth."""
+    shutil.copytree(whole, killed)
+
+    checkpoints = killed / "checkpoints"
+
+    shutil.rmtree(checkpoints / "step_6")
+    (checkpoints / "step_4").rename(checkpoints / "step_4.tmp")
+    shutil.rmtree(checkpoints / "step_4.tmp" / "model")
 
 
 def assert_same(left: Any, right: Any, where: str = "") -> None:

@@ -9,6 +9,8 @@ from typing import Final
 
 from fairseq2.utils.validation import Validatable, ValidationResult
 
+from eqssl_speech.data.audio import AudioFormat
+
 _LEAST_AUDIO_S: Final = 0.62
 
 
@@ -54,6 +56,13 @@ class AudioSourcesSection(Validatable):
 
     num_prefetch: int = 4
     """How many batches or episodes are held ready."""
+
+    @property
+    def audio_format(self) -> AudioFormat:
+        """The audio format that recordings must have or are brought to."""
+        return AudioFormat(
+            sample_rate=self.sample_rate, resample=self.resample, downmix=self.downmix
+        )
 
     def validate(self) -> ValidationResult:
         """Check every field; errors name the field, the rule and the value."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_runs import SAMPLE, SMALL, Run, assert_same, run_finetune, run_pretrain
+from recipe_runs import SAMPLE, SMALL, Run, assert_same, copy_as_killed, run_finetune, run_pretrain
 
 from eqssl_speech.cli import main
 from eqssl_speech.tasks.recognizer import load_recognizer
@@ -61,14 +60,7 @@ def resume_from_step_2(
 
     assert whole.returncode == 0, whole.output
 
-    # What a kill after the fourth step leaves, at the worst: the second step's checkpoint and half of the fourth's.
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-
-    checkpoints = tmp_path / "killed" / "checkpoints"
-
-    shutil.rmtree(checkpoints / "step_6")
-    (checkpoints / "step_4").rename(checkpoints / "step_4.tmp")
-    shutil.rmtree(checkpoints / "step_4.tmp" / "model")
+    copy_as_killed(tmp_path / "whole", tmp_path / "killed")
 
     again = finetune("killed", settings)
 

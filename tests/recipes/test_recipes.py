@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from recipe_runs import REPOSITORY, SAMPLE, SMALL, assert_same, run_finetune
+from recipe_runs import REPOSITORY, SAMPLE, SMALL, assert_same, copy_as_killed, run_finetune
 
 from eqssl_speech.cli import main
 
@@ -111,14 +111,7 @@ def test_run_that_was_killed_ends_bitwise_where_it_would_have_ended(pretrain, tm
 
     assert whole.returncode == 0, whole.output
 
-    # What a kill after the fourth step leaves, at the worst: the second step's checkpoint and half of the fourth's.
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-
-    checkpoints = tmp_path / "killed" / "checkpoints"
-
-    shutil.rmtree(checkpoints / "step_6")
-    (checkpoints / "step_4").rename(checkpoints / "step_4.tmp")
-    shutil.rmtree(checkpoints / "step_4.tmp" / "model")
+    copy_as_killed(tmp_path / "whole", tmp_path / "killed")
 
     again = pretrain("killed", settings)
 

@@ -8,9 +8,10 @@ import pytest
 from recipe_runs import SAMPLE
 
 from eqssl_speech.cli import main
+from eqssl_speech.tasks.finetune.batches import create_planner
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
-from eqssl_speech.tasks.finetune.recipe import list_sources
-from eqssl_speech.tasks.finetune.sources import check_transcribed_sources, create_planner
+from eqssl_speech.tasks.finetune.description import list_sources
+from eqssl_speech.tasks.finetune.sources import check_transcribed_sources
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
 NUM_STEPS = 60

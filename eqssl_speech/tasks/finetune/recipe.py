@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Final, final
 
 from fairseq2.gang import ReduceOperation
@@ -28,27 +25,31 @@ from typing_extensions import override
 from eqssl_speech.criteria.ctc import CtcCriterion
 from eqssl_speech.criteria.group_weights import GroupWeights
 from eqssl_speech.data.episodes import EpisodePlanner
-from eqssl_speech.data.loading import LoadFailure, UtteranceReader
-from eqssl_speech.data.manifest import replace_text
+from eqssl_speech.data.loading import UtteranceReader
 from eqssl_speech.data.transcribed import TranscribedLoader
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
 from eqssl_speech.models.wav2vec2 import FreezeSchedule, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
-from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
+from eqssl_speech.report.sources import render_sources, write_source_rows
+from eqssl_speech.tasks.finetune.batches import (
+    create_planner,
+    create_train_reader,
+    create_valid_reader,
+)
 from eqssl_speech.tasks.finetune.blanks import BlankDetector, TrainingState
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
+from eqssl_speech.tasks.finetune.description import (
+    list_sources,
+    measure_labels,
+    report_left_out,
+)
 from eqssl_speech.tasks.finetune.metrics import METRIC_DESCRIPTORS
 from eqssl_speech.tasks.finetune.model import AdaptedModelConfig
 from eqssl_speech.tasks.finetune.preflight import check_run, load_tokenizer
 from eqssl_speech.tasks.finetune.sources import (
-    TranscribedSource,
     TranscribedSources,
-    audio_format,
     check_transcribed_sources,
-    create_planner,
-    create_train_reader,
-    create_valid_reader,
 )
 from eqssl_speech.tasks.finetune.train_unit import FinetuneUnit
 from eqssl_speech.tasks.finetune.valid_unit import CtcValidationRound, FinetuneEvalUnit
@@ -56,14 +57,11 @@ from eqssl_speech.tasks.finetune.weighting import SourceWeighting
 from eqssl_speech.tasks.optimizer import FiniteStepGuard, create_base_optimizer
 from eqssl_speech.tasks.output_dir import check_before_writing
 from eqssl_speech.tasks.recognizer import save_recognizer
+from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
 from eqssl_speech.tasks.task import TrainingTask
-from eqssl_speech.text.frames import num_frames
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
 _MAX_NUM_NON_FINITE: Final = 10
-
-_NUM_NAMED: Final = 5
-"""How many utterances that are left out for one reason the log names."""
 
 
 @final
@@ -72,7 +70,7 @@ class FinetuneRecipe(Recipe):
 
     @override
     def register(self, container: DependencyContainer) -> None:
-        register_cli_error(container, InputError, _handle_input_error)
+        register_cli_error(container, InputError, handle_input_error)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)
@@ -172,7 +170,7 @@ class _Wiring:
         self._padded = encoder_config.feature_extractor_layer_norm_convs
 
         self._reader = UtteranceReader(
-            audio_format(self._config.dataset), on_failure=_warn_of_failure
+            self._config.dataset.audio_format, on_failure=warn_of_failure
         )
         self._loader = TranscribedLoader(self._reader, normalize=self._normalize)
         self._criterion = CtcCriterion()
@@ -289,16 +287,7 @@ class _Wiring:
     @cached_property
     def _label_statistics(self) -> tuple[float, float]:
         # Of millions of utterances this takes seconds.
-        train = [s.train for s in self._sources.sources]
-
-        counts = Counter(label for u in train for labels in u.labels for label in labels)
-        num_labels = counts.total()
-        num_all_frames = sum(num_frames(int(n)) for u in train for n in u.utterances.lengths)
-
-        return (
-            -sum(n / num_labels * math.log(n / num_labels) for n in counts.values()),
-            num_labels / max(num_all_frames, 1),
-        )
+        return measure_labels([s.train for s in self._sources.sources])
 
     def _describe(self, planner: EpisodePlanner) -> None:
         config = self._config
@@ -335,11 +324,7 @@ class _Wiring:
                 num_steps,
             )
 
-        file = self._context.output_dir / "left_out.tsv"
-
-        lines = [line for s in self._sources.sources for line in _warn_of_left_out(s, file)]
-
-        replace_text(file, "".join(f"{line}\n" for line in ["reason\tmessage", *lines]))
+        report_left_out(self._sources, self._context.output_dir / "left_out.tsv")
 
 
 def create_freeze_schedule(config: FinetuneConfig, model: Wav2Vec2AsrModel) -> FreezeSchedule:
@@ -354,88 +339,5 @@ def create_freeze_schedule(config: FinetuneConfig, model: Wav2Vec2AsrModel) -> F
     )
 
 
-def list_sources(
-    config: FinetuneConfig, sources: TranscribedSources, planner: EpisodePlanner, num_batches: int
-) -> list[SourceRow]:
-    """Describe the sources of a run and how often it will go through each.
-
-    :param config: The configuration.
-    :param sources: The sources.
-    :param planner: Plans their batches, which hold less audio than they may: utterances stay whole.
-    :param num_batches: The batches of an update, over all ranks.
-    """
-    num_all_batches = (config.regime.num_steps or 0) * num_batches
-
-    rows = []
-
-    for source, share, num_in_pass in zip(
-        sources.sources, planner.shares, planner.batches_per_pass
-    ):
-        hours = source.train.num_samples / config.dataset.sample_rate / 3600
-
-        rows.append(
-            SourceRow(
-                name=source.source.name,
-                language=source.source.language,
-                domain=source.source.domain,
-                licence=source.source.licence,
-                hours=hours,
-                utterances=len(source.train.texts),
-                num_bad=sum(r.num_bad for r in source.reports) + len(source.left_out),
-                share=share,
-                expected_passes=share * num_all_batches / num_in_pass,
-            )
-        )
-
-    return rows
-
-
-def _warn_of_left_out(source: TranscribedSource, file: Path) -> list[str]:
-    """Name what a source leaves out, the first few of each kind in the log; return all."""
-    by_reason: dict[str, list[str]] = {}
-
-    for report in source.reports:
-        for bad in report.bad:
-            by_reason.setdefault(bad.reason, []).append(bad.message)
-
-    for left_out in source.left_out:
-        by_reason.setdefault(left_out.reason, []).append(left_out.message)
-
-    for reason, messages in by_reason.items():
-        for message in messages[:_NUM_NAMED]:
-            log.warning("Left out ({}): {}", reason, message)
-
-        if len(messages) > _NUM_NAMED:
-            num_more = len(messages) - _NUM_NAMED
-
-            log.warning(
-                "Left out ({}): {} more of the source {}; all are in {}.",
-                reason,
-                num_more,
-                source.source.name,
-                file,
-            )
-
-    if source.num_unknown > 0:
-        log.warning(
-            "Source {}: {} label(s) of its training text are not in the vocabulary and are left out of the targets; "
-            "`eqssl tokenizer` and `eqssl check --ctc` name them.",
-            source.source.name,
-            source.num_unknown,
-        )
-
-    return [f"{reason}\t{message}" for reason, found in by_reason.items() for message in found]
-
-
 def _get_config(resolver: DependencyResolver) -> FinetuneConfig:
     return RecipeContext(resolver).get_config_as(FinetuneConfig)
-
-
-def _warn_of_failure(failure: LoadFailure) -> None:
-    log.warning("Source {}: a recording is left out from now on: {}", failure.source_name, failure.message)  # fmt: skip
-
-
-def _handle_input_error(ex: InputError) -> int:
-    log.error(str(ex))
-
-    return 2

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Literal
 
 import numpy as np
 
-from eqssl_speech.data.audio import AudioFormat
-from eqssl_speech.data.batching import BatchPlan, BatchSize, BatchStream, plan_whole
-from eqssl_speech.data.check import SourceReport, check_split, require_usable
+from eqssl_speech.data.check import SourceReport
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
-from eqssl_speech.data.episodes import EpisodeLayout, EpisodePlanner, fit_episodes_per_source
 from eqssl_speech.data.loading import list_utterances
 from eqssl_speech.data.manifest import Manifest, read_transcripts
-from eqssl_speech.data.readers import EpisodeReader, ValidationReader
-from eqssl_speech.data.schedule import SourceSchedule
-from eqssl_speech.data.transcribed import (
-    TranscribedBatch,
-    TranscribedLoader,
-    TranscribedUtterances,
-)
+from eqssl_speech.data.transcribed import TranscribedUtterances
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.finetune.batches import batch_seconds
 from eqssl_speech.tasks.finetune.config import FinetuneConfig, TranscribedSourcesSection
+from eqssl_speech.tasks.recordings import check_recordings
 from eqssl_speech.text.frames import min_frames, num_frames
 from eqssl_speech.text.normalization import TextRefusedError
 from eqssl_speech.text.tokenizer import CtcTokenizer
@@ -158,17 +149,7 @@ def read_transcribed(
         length, and the number of labels that the vocabulary lacks.
     :raises InputError: If nothing can be used.
     """
-    manifest, report = check_split(
-        source,
-        split,
-        audio_format(section),
-        min_duration_s=section.min_audio_s,
-        full=False,
-        num_workers=max(4, section.num_workers),
-        on_progress=None,
-    )
-
-    require_usable(report, section.max_bad_share)
+    manifest, report = check_recordings(source, split, section)
 
     transcripts = read_transcripts(manifest.file.with_suffix(".wrd"), manifest)
 
@@ -274,13 +255,6 @@ class _TextReader:
         return False
 
 
-def audio_format(section: TranscribedSourcesSection) -> AudioFormat:
-    """Return the audio format that the configuration asks for."""
-    return AudioFormat(
-        sample_rate=section.sample_rate, resample=section.resample, downmix=section.downmix
-    )
-
-
 def _take_minutes(
     train: TranscribedUtterances, section: TranscribedSourcesSection
 ) -> TranscribedUtterances:
@@ -305,122 +279,3 @@ def _shuffled(utterances: TranscribedUtterances) -> list[int]:
     rank = np.random.default_rng([_SUBSET_SEED, key]).permutation(len(manifest.entries))
 
     return sorted(range(len(utterances.texts)), key=lambda i: rank[utterances.utterances.items[i][1]])  # fmt: skip
-
-
-def batch_seconds(config: FinetuneConfig, num_sources: int, num_ranks: int = 1) -> float:
-    """Return the audio of a batch with its padding, in seconds.
-
-    :param config: The configuration.
-    :param num_sources: The sources of an update.
-    :param num_ranks: The ranks that share the batches of an update.
-    """
-    section = config.dataset
-
-    num_batches = num_sources * fit_episodes_per_source(
-        num_sources, section.batches_per_source, num_ranks
-    )
-
-    return section.audio_seconds_per_update / num_batches
-
-
-def create_planner(
-    config: FinetuneConfig,
-    train: Sequence[TranscribedUtterances],
-    *,
-    num_ranks: int = 1,
-    rank: int = 0,
-) -> EpisodePlanner:
-    """Plan the batches of a run on one rank; an episode is one batch.
-
-    :param config: The configuration.
-    :param train: The training utterances of each source.
-    :param num_ranks: The ranks that share the batches of an update.
-    :param rank: This rank.
-    """
-    section, seed = config.dataset, config.common.seed
-
-    schedule = SourceSchedule(
-        [u.num_samples / section.sample_rate for u in train],
-        num_per_step=section.sources_per_step,
-        alpha=section.sampling_alpha,
-        seed=seed,
-    )
-
-    num_sources = schedule.num_sources_per_step
-    batch_s = batch_seconds(config, num_sources, num_ranks)
-    num_samples = int(batch_s * section.sample_rate)
-
-    size = BatchSize(num_samples=num_samples, max_num_samples=num_samples)
-
-    # A source keeps its order whichever other sources there are.
-    streams = [
-        BatchStream(
-            u.utterances.lengths,
-            size,
-            seed=seed,
-            key=zlib.crc32(u.source_name.encode()),
-            cropped=False,
-        )
-        for u in train
-    ]
-
-    layout = EpisodeLayout(
-        num_batches=1,
-        episodes_per_source=fit_episodes_per_source(
-            num_sources, section.batches_per_source, num_ranks
-        ),
-        num_replicas=num_ranks,
-        replica=rank,
-    )
-
-    return EpisodePlanner(streams, schedule, layout, seed=seed)
-
-
-def create_train_reader(
-    config: FinetuneConfig,
-    planner: EpisodePlanner,
-    train: Sequence[TranscribedUtterances],
-    loader: TranscribedLoader,
-) -> EpisodeReader[TranscribedBatch]:
-    """Create the reader of the training batches."""
-    return EpisodeReader(
-        planner,
-        partial(loader.load_episode, sources=train),
-        num_workers=config.dataset.num_workers,
-        num_prefetch=config.dataset.num_prefetch,
-    )
-
-
-def plan_validation_batches(
-    config: FinetuneConfig, valid: TranscribedUtterances, *, padded: bool
-) -> list[BatchPlan]:
-    """Plan the validation batches of a source, the same in every validation and for any number of ranks.
-
-    :param config: The configuration.
-    :param valid: The validation utterances.
-    :param padded: Whether utterances of several lengths may stand in one batch.
-    """
-    budget_s = config.validation.audio_seconds_per_batch if padded else 0.0
-
-    return plan_whole(valid.utterances.lengths, int(budget_s * config.dataset.sample_rate))
-
-
-def create_valid_reader(
-    config: FinetuneConfig,
-    valid: TranscribedUtterances,
-    loader: TranscribedLoader,
-    *,
-    padded: bool,
-    rank: int,
-    num_ranks: int,
-) -> ValidationReader[TranscribedBatch]:
-    """Create the reader of a source's validation batches; ranks share them out whole, so that each batch is computed
-    as one rank alone would."""
-    plans = plan_validation_batches(config, valid, padded=padded)
-
-    return ValidationReader(
-        plans[rank::num_ranks],
-        partial(loader.load, source=valid),
-        num_steps=-(-len(plans) // num_ranks),
-        num_workers=config.dataset.num_workers,
-    )

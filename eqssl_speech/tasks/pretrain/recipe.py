@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from eqssl_speech.criteria.wav2vec2 import Wav2Vec2Criterion
-from eqssl_speech.data.loading import BatchLoader, LoadFailure, UtteranceReader
+from eqssl_speech.data.loading import BatchLoader, UtteranceReader
 from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
@@ -36,7 +36,6 @@ from eqssl_speech.tasks.pretrain.preflight import check_run
 from eqssl_speech.tasks.pretrain.sources import (
     MIXED,
     CheckedSources,
-    audio_format,
     check_sources,
     create_planner,
     create_train_reader,
@@ -44,6 +43,7 @@ from eqssl_speech.tasks.pretrain.sources import (
 )
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
+from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
 from eqssl_speech.tasks.task import TrainingTask
 
 
@@ -53,7 +53,7 @@ class PretrainRecipe(Recipe):
 
     @override
     def register(self, container: DependencyContainer) -> None:
-        register_cli_error(container, InputError, _handle_input_error)
+        register_cli_error(container, InputError, handle_input_error)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)
@@ -111,7 +111,7 @@ class _Wiring:
         model_config = context.resolver.resolve(_ModelHolder, key="model").config
 
         self._reader = UtteranceReader(
-            audio_format(self._config.dataset), on_failure=_warn_of_failure
+            self._config.dataset.audio_format, on_failure=warn_of_failure
         )
 
         self._loader = BatchLoader(
@@ -258,13 +258,3 @@ def list_sources(
 
 def _get_config(resolver: DependencyResolver) -> PretrainConfig:
     return RecipeContext(resolver).get_config_as(PretrainConfig)
-
-
-def _warn_of_failure(failure: LoadFailure) -> None:
-    log.warning("Source {}: a recording is left out from now on: {}", failure.source_name, failure.message)  # fmt: skip
-
-
-def _handle_input_error(ex: InputError) -> int:
-    log.error(str(ex))
-
-    return 2

@@ -10,9 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from eqssl_speech.data.audio import AudioFormat
 from eqssl_speech.data.batching import BatchSize, BatchStream, plan_validation
-from eqssl_speech.data.check import SourceReport, check_split, require_usable
+from eqssl_speech.data.check import SourceReport
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
 from eqssl_speech.data.episodes import (
     Episode,
@@ -32,6 +31,7 @@ from eqssl_speech.data.readers import EpisodeReader, ValidationReader
 from eqssl_speech.data.schedule import SourceSchedule
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection
+from eqssl_speech.tasks.recordings import check_recordings
 
 MIXED: Final = "mixed"
 """The name under which batches of all sources are trained and logged."""
@@ -77,26 +77,9 @@ def check_sources(section: SourcesSection) -> CheckedSources:
 def _check_split(
     source: DataSource, split: str, section: SourcesSection
 ) -> tuple[Utterances, SourceReport]:
-    manifest, report = check_split(
-        source,
-        split,
-        audio_format(section),
-        min_duration_s=section.min_audio_s,
-        full=False,
-        num_workers=max(4, section.num_workers),
-        on_progress=None,
-    )
-
-    require_usable(report, section.max_bad_share)
+    manifest, report = check_recordings(source, split, section)
 
     return list_utterances(source, manifest, report.good, report.num_samples), report
-
-
-def audio_format(section: SourcesSection) -> AudioFormat:
-    """Return the audio format that the configuration asks for."""
-    return AudioFormat(
-        sample_rate=section.sample_rate, resample=section.resample, downmix=section.downmix
-    )
 
 
 def create_planner(

@@ -141,4 +141,5 @@ def _plan_long(index: int, windows: list[Window], grid: FrameGrid, budget: float
 
 
 def padded_num_samples(pieces: Sequence[Piece]) -> int:
+    """Return the samples of a batch of pieces with their padding."""
     return len(pieces) * max(piece.num_samples for piece in pieces)
