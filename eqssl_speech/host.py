@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
+from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.runtime.dependency import DependencyContainer, DependencyProvider
+from fairseq2.trainer import Trainer
 
 T = TypeVar("T")
 
@@ -30,3 +33,15 @@ def override_provider(
     container._keys[kls].remove(None)
 
     container.register(kls, provider, singleton=singleton)
+
+
+def wrap_metric_recorder(
+    trainer: Trainer, wrap: Callable[[MetricRecorder, int], MetricRecorder]
+) -> None:
+    """Have a trainer record its own metrics through another recorder, if it is told a number of updates.
+
+    :param trainer: The host's trainer, before it runs.
+    :param wrap: Takes the recorder and the number of updates; returns the other recorder, which closes the first.
+    """
+    if trainer._max_num_steps is not None:
+        trainer._metric_recorder = wrap(trainer._metric_recorder, trainer._max_num_steps)

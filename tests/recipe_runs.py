@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def run_recipe(
 
 
 def copy_as_killed(whole: Path, killed: Path) -> None:
-    """Copy a run of six steps, with a checkpoint at every second, as a kill after the fourth step leaves it at the worst:
+    """Copy a run of six steps, with a checkpoint at every second, as a kill after the fourth leaves it at the worst:
     with the checkpoint of the second step and half of that of the fourth."""
     shutil.copytree(whole, killed)
 
@@ -147,6 +148,21 @@ def copy_as_killed(whole: Path, killed: Path) -> None:
     shutil.rmtree(checkpoints / "step_6")
     (checkpoints / "step_4").rename(checkpoints / "step_4.tmp")
     shutil.rmtree(checkpoints / "step_4.tmp" / "model")
+
+
+def require_time_left(whole: Run, again: Run) -> None:
+    """Require that a run of six steps, and one that went on from the second, say how long they still take."""
+    times = [row.get("time_left") for row in whole.rows("train")]
+
+    assert times[0] is None
+    assert times[1] > 0.0
+    assert times[2] == again.rows("train")[-1]["time_left"] == 0.0
+
+    for run in (whole, again):
+        lines = re.findall(r"Train Metrics \(step 6\) - .*", run.output)
+
+        # Those of the sources do not repeat it.
+        assert ["time_left: 0s" in line for line in lines].count(True) == 1 < len(lines)
 
 
 def assert_same(left: Any, right: Any, where: str = "") -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from eqssl_speech.cli import (
+    align,
     check,
     doctor,
     evaluate,
@@ -35,6 +36,7 @@ examples:
   eqssl finetune runs/asr --config-file my.yaml                fine-tune to a recogniser
   eqssl evaluate runs/asr corpus                               its error rates per language
   eqssl transcribe runs/asr recordings                         text for new recordings
+  eqssl align runs/asr corpus --out test.ctm                   when each word of the texts is said
 """
 
 _RECIPES: Final[dict[str, Callable[[list[str]], int]]] = {
@@ -51,6 +53,7 @@ _COMMANDS: Final = (
     finetune,
     evaluate,
     transcribe,
+    align,
     lm,
 )
 

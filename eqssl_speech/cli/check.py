@@ -145,16 +145,18 @@ def _prepare_ctc(options: Namespace) -> Callable[[CorpusCheck], bool] | None:
     from eqssl_speech.error import InputError
     from eqssl_speech.text.ctc_check import check_ctc
     from eqssl_speech.text.tokenizer import CtcTokenizer
-    from eqssl_speech.text.transcripts import select_transcribed
+    from eqssl_speech.text.transcripts import require_readable_text, select_transcribed
 
     if not options.ctc:
         if options.tokenizer is not None or options.all:
             raise InputError("`--tokenizer` and `--all` are about text; give `--ctc` as well.")
         return None
 
-    select_transcribed(load_corpus(options.corpus), options.source)
+    corpus, _ = select_transcribed(load_corpus(options.corpus), options.source)
 
     tokenizer = None if options.tokenizer is None else CtcTokenizer.load(options.tokenizer)
+
+    require_readable_text(corpus)
 
     def run(check: CorpusCheck) -> bool:
         result = check_ctc(

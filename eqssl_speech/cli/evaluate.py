@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eqssl_speech.cli.common import add_command, add_jobs, positive_int
 from eqssl_speech.cli.recognition import add_recognition, apply_tuning, load_recognition
+from eqssl_speech.cli.references import load_references
 from eqssl_speech.error import InputError
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _run(options: Namespace) -> int:
         if options.tune_on is not None:
             require_tunable(recognition.search_options, options.tune_on, options.split)
 
-        evaluation_set = _load_set(options, options.split, recognition, gang)
+        evaluation_set = load_references(
+            options, options.split, recognition.recognizer, is_shown=gang.rank == 0
+        )
 
         tuned = None
         if options.tune_on is not None:
@@ -124,32 +126,6 @@ def _run(options: Namespace) -> int:
     return 0
 
 
-def _load_set(
-    options: Namespace, split: str, recognition: Recognition, gang: Gang
-) -> EvaluationSet:
-    from eqssl_speech.console import show_progress
-    from eqssl_speech.tasks.evaluate.references import load_evaluation_set
-
-    with ExitStack() as stack:
-        advance = None
-
-        if gang.rank == 0:
-            progress = stack.enter_context(show_progress())
-            bar = progress.add_task("reading headers", total=None)
-
-            def advance(count: int) -> None:
-                progress.advance(bar, count)
-
-        return load_evaluation_set(
-            options.corpus,
-            split,
-            options.source,
-            recognition.recognizer,
-            num_workers=options.jobs,
-            on_progress=advance,
-        )
-
-
 def _tune(options: Namespace, recognition: Recognition, gang: Gang) -> TunedSearch:
     from eqssl_speech.console import show_progress, track_phases
     from eqssl_speech.tasks.evaluate.tuning import tune_search
@@ -158,7 +134,7 @@ def _tune(options: Namespace, recognition: Recognition, gang: Gang) -> TunedSear
 
     # One process does it, and tells the others.
     if gang.rank == 0:
-        evaluation_set = _load_set(options, options.tune_on, recognition, gang)
+        evaluation_set = load_references(options, options.tune_on, recognition.recognizer)
 
         with show_progress() as progress:
             track = track_phases(progress)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
+import os
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
+from eqssl_speech.cli.references import print_left_out
 from eqssl_speech.report.evaluation import EvaluationContext, to_json, write_evaluation
 from eqssl_speech.report.evaluation_picture import draw_evaluation
-from eqssl_speech.report.evaluation_table import build_table, describe_comparison, list_confusions
+from eqssl_speech.report.evaluation_table import (
+    build_table,
+    describe_comparison,
+    list_confusions,
+    measure_table,
+)
 from eqssl_speech.report.hypotheses import write_hypotheses
 from eqssl_speech.tasks.evaluate.comparison import Comparison
 from eqssl_speech.tasks.evaluate.scores import Evaluation
 from eqssl_speech.tasks.transcribe.output import to_printable
 from eqssl_speech.text.tables import render_table
 
-# A narrow terminal breaks the lines of a table, which is better than cutting its numbers short.
-_MIN_WIDTH: Final = 140
+_WIDTH_OF_A_FILE: Final = 140
 
 
 def report(
@@ -36,12 +40,9 @@ def report(
     :param out: Where files are written; ``None`` for nowhere.
     :raises InputError: If they cannot be written.
     """
-    _print_left_out(evaluation)
+    print_left_out(evaluation.left_out, evaluation.left_out_sources, len(evaluation.utterances))
 
-    console = Console()
-    console.width = max(console.width, _MIN_WIDTH)
-    console.print(build_table(evaluation, context))
-    console.print()
+    _print_table(evaluation, context)
 
     if context.tuned is not None:
         title = "weights of the search, best first"
@@ -70,19 +71,18 @@ def report(
         print(to_printable(line))
 
 
-def _print_left_out(evaluation: Evaluation) -> None:
-    for utterance in evaluation.left_out:
-        print(to_printable(f"left out ({utterance.reason}): {utterance.message}"), file=sys.stderr)
+def _print_table(evaluation: Evaluation, context: EvaluationContext) -> None:
+    console = Console()
+    table = build_table(evaluation, context)
+    needed = measure_table(table, console).maximum
 
-    for name, reason in evaluation.left_out_sources.items():
-        print(to_printable(f"left out: {name}: {reason}"), file=sys.stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(_WIDTH_OF_A_FILE, needed)
+    elif needed > console.width:
+        table = build_table(evaluation, context, narrow=True)
 
-    if evaluation.left_out:
-        reasons = Counter(utterance.reason for utterance in evaluation.left_out).most_common()
-        total = len(evaluation.left_out) + len(evaluation.utterances)
+        # What is narrower still breaks the lines, which is better than cutting numbers short.
+        console.width = max(console.width, measure_table(table, console).minimum)
 
-        print(
-            f"{len(evaluation.left_out)} of {total} utterances left out: "
-            f"{', '.join(f'{count} {reason}' for reason, count in reasons)}.",
-            file=sys.stderr,
-        )
+    console.print(table)
+    console.print()

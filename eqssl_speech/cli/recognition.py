@@ -1,4 +1,4 @@
-"""What ``eqssl evaluate`` and ``eqssl transcribe`` share: the model, the device, the search."""
+"""What ``eqssl evaluate``, ``transcribe`` and ``align`` share: the model, the device, the search."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def add_recognition(parser: ArgumentParser, *, batch_s: float | None = None) -> 
     :param parser: The parser.
     :param batch_s: The audio recognised at once, in seconds; ``None`` to have it depend on the device.
     """
+    add_emission(parser, batch_s=batch_s)
+
+    search = parser.add_argument_group("search (default: greedy)")
+    search.add_argument("--lm", metavar="FILE", type=Path, help="word n-gram of `eqssl lm`")
+    search.add_argument(
+        "--lm-weight", metavar="X", type=float, help="factor of its log-probability"
+    )
+    search.add_argument("--word-score", metavar="X", type=float, help="added for each word")
+    search.add_argument(
+        "--beam-size", metavar="N", type=positive_int, help="hypotheses kept after each frame"
+    )
+
+
+def add_emission(parser: ArgumentParser, *, batch_s: float | None = None) -> None:
+    """Add the options of the model and the device.
+
+    :param parser: The parser.
+    :param batch_s: As in :func:`add_recognition`.
+    """
     parser.add_argument(
         "--step", metavar="N", type=positive_int, help="checkpoint to take (default: the best)"
     )
@@ -52,15 +71,6 @@ def add_recognition(parser: ArgumentParser, *, batch_s: float | None = None) -> 
         default=batch_s,
         help=f"audio recognised at once (default: {f'{batch_s:g}' if batch_s else '20 on CPU, 160 on a GPU'})",
     )
-    search = parser.add_argument_group("search (default: greedy)")
-    search.add_argument("--lm", metavar="FILE", type=Path, help="word n-gram of `eqssl lm`")
-    search.add_argument(
-        "--lm-weight", metavar="X", type=float, help="factor of its log-probability"
-    )
-    search.add_argument("--word-score", metavar="X", type=float, help="added for each word")
-    search.add_argument(
-        "--beam-size", metavar="N", type=positive_int, help="hypotheses kept after each frame"
-    )
 
 
 def load_recognition(options: Namespace) -> Recognition:
@@ -69,13 +79,9 @@ def load_recognition(options: Namespace) -> Recognition:
     :param options: The parsed options, with ``model``, ``jobs`` and those of :func:`add_recognition`.
     :raises InputError: If the model, the device or the language model cannot be used.
     """
-    from eqssl_speech.tasks.recognizer import load_recognizer
     from eqssl_speech.tasks.transcribe.decoder import SearchOptions, make_search
-    from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
-    device = choose_device(options.device)
-
-    recognizer = load_recognizer(options.model, device=device, step=options.step)
+    recognizer, emission_options = load_emission(options)
 
     search_options = SearchOptions(
         lm=options.lm,
@@ -84,15 +90,32 @@ def load_recognition(options: Namespace) -> Recognition:
         beam_size=options.beam_size,
     )
 
+    search = make_search(recognizer.tokenizer, search_options)
+
+    return Recognition(recognizer, search, search_options, emission_options)
+
+
+def load_emission(options: Namespace) -> tuple[Recognizer, EmissionOptions]:
+    """Load the model that was asked for, without a search.
+
+    :param options: The parsed options, with ``model``, ``jobs`` and those of :func:`add_emission`.
+    :returns: The model, and how much it is given at a time.
+    :raises InputError: If the model or the device cannot be used.
+    """
+    from eqssl_speech.tasks.recognizer import load_recognizer
+    from eqssl_speech.tasks.transcribe.planning import EmissionOptions
+
+    device = choose_device(options.device)
+
+    recognizer = load_recognizer(options.model, device=device, step=options.step)
+
     batch_s = options.batch_seconds or (160.0 if device.startswith("cuda") else 20.0)
 
     emission_options = EmissionOptions(
         max_segment_s=options.max_segment_s, batch_s=batch_s, num_readers=options.jobs
     )
 
-    search = make_search(recognizer.tokenizer, search_options)
-
-    return Recognition(recognizer, search, search_options, emission_options)
+    return recognizer, emission_options
 
 
 def apply_tuning(recognition: Recognition, tuned: TunedSearch) -> Recognition:

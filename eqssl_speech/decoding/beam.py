@@ -40,7 +40,7 @@ from eqssl_speech.decoding.engines import (
 )
 from eqssl_speech.decoding.greedy import decode_greedy
 from eqssl_speech.decoding.hypothesis import Hypothesis
-from eqssl_speech.decoding.lexicon import Speller, find_spelling, to_text
+from eqssl_speech.decoding.lexicon import Speller, find_spelling, list_clear_words, to_text
 from eqssl_speech.decoding.ngram import NGram
 from eqssl_speech.decoding.word_model import IMPOSSIBLE
 
@@ -137,7 +137,7 @@ class BeamSearch:
         frames = self._to_frames(log_probs)
 
         best_path = decode_greedy(frames, self._blank)
-        candidates = self._to_text(best_path.tokens).split()
+        candidates = list_clear_words(self._vocabulary[token] for token in best_path.tokens)
 
         found = [
             self._to_hypothesis(path, score, frames)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, final
 
 from eqssl_speech.error import InputError
-from eqssl_speech.text.tokenizer import UNKNOWN, WORD_BOUNDARY
+from eqssl_speech.text.tokenizer import WORD_BOUNDARY
 
 UNKNOWN_PIECE: Final = "<unk>"
-"""The piece of the characters that the vocabulary lacks."""
+"""The piece of the characters that the vocabulary lacks; it is never taught, so it says nothing."""
 
 Speller: TypeAlias = Callable[[str], Sequence[int]]
 """Turns a word into tokens, as a tokenizer's ``encode`` does."""
 
 
 def show_piece(piece: str) -> str:
-    """Return the letters of a piece, without the mark of a word's begin."""
-    return UNKNOWN if piece == UNKNOWN_PIECE else piece.removeprefix(WORD_BOUNDARY)
+    """Return the letters of a piece, without the mark of a word's begin; :data:`UNKNOWN_PIECE` has none."""
+    return "" if piece == UNKNOWN_PIECE else piece.removeprefix(WORD_BOUNDARY)
 
 
 def to_text(pieces: Iterable[str]) -> str:
@@ -27,9 +27,19 @@ def to_text(pieces: Iterable[str]) -> str:
     :param pieces: The pieces of a labelling, without blanks.
     :returns: The words, joined by single spaces.
     """
-    shown = (UNKNOWN if piece == UNKNOWN_PIECE else piece for piece in pieces)
+    letters = (piece for piece in pieces if piece != UNKNOWN_PIECE)
 
-    return " ".join("".join(shown).replace(WORD_BOUNDARY, " ").split())
+    return " ".join("".join(letters).replace(WORD_BOUNDARY, " ").split())
+
+
+def list_clear_words(pieces: Iterable[str]) -> list[str]:
+    """Return the words of a labelling that have no :data:`UNKNOWN_PIECE` in them.
+
+    :param pieces: As of :func:`to_text`.
+    """
+    words = "".join(pieces).replace(WORD_BOUNDARY, " ").split()
+
+    return [word for word in words if UNKNOWN_PIECE not in word]
 
 
 @final

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, final
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +20,54 @@ _NUM_CONFUSIONS: Final = 10
 
 _SPACE: Final = "␣"
 
+_NUMBERS: Final = (
+    "utter-\nances",
+    "minutes",
+    "words",
+    "WER",
+    "",
+    "CER",
+    "",
+    "sub",
+    "del",
+    "ins",
+    "empty",
+)
 
-def build_table(evaluation: Evaluation, context: EvaluationContext) -> Table:
+_WIDE_ONLY: Final = ("minutes", "words", "empty")
+
+_LEFT_OUT: Final = "A wider terminal, or a file, has columns of languages, domains, minutes, words and `empty` too."
+
+# Of a terminal in which any table fits.
+_AMPLE_WIDTH: Final = 1000
+
+
+@final
+@dataclass(frozen=True)
+class _Row:
+    titles: tuple[str, str, str]
+    """Of a source: its name, language and domain. Of a group: its language or its domain. Of an average: its name."""
+
+    numbers: tuple[str, ...]
+    """A cell for each of :data:`_NUMBERS`."""
+
+    ends_section: bool = False
+
+
+def build_table(
+    evaluation: Evaluation, context: EvaluationContext, *, narrow: bool = False
+) -> Table:
     """Return the table: sources, then languages and domains, then averages, in per cent.
 
     :param evaluation: The errors.
     :param context: What was evaluated, and how.
+    :param narrow: Whether columns are left out, so that it fits 80 columns unless names are long.
     """
     caption = f"In per cent, with {LEVEL:.0%} bootstrap intervals; sub, del and ins are of the reference's characters."
     if any(name not in context.trained_on for name in evaluation.by_language):
         caption += " * no fine-tuning in this language."
+    if narrow:
+        caption += f" {_LEFT_OUT}"
 
     table = Table(
         title=Text(f"{context.model} on {context.corpus}, {context.split}; {context.decoding}"),
@@ -39,28 +79,27 @@ def build_table(evaluation: Evaluation, context: EvaluationContext) -> Table:
         padding=(0, 1, 0, 0),
     )
 
-    # Only the domain is broken where the terminal is narrow.
-    for column in ("", "language", "domain"):
-        table.add_column(column, overflow="fold", no_wrap=column != "domain")
-    for column in (
-        "utter-\nances",
-        "minutes",
-        "words",
-        "WER",
-        "",
-        "CER",
-        "",
-        "sub",
-        "del",
-        "ins",
-        "empty",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("",) if narrow else ("", "language", "domain"):
+        table.add_column(column, overflow="fold", no_wrap=not narrow)
+    for column in _NUMBERS:
+        if not narrow or column not in _WIDE_ONLY:
+            table.add_column(column, justify="right", no_wrap=True)
 
-    _add_groups(table, evaluation, context)
-    _add_averages(table, evaluation)
+    for row in [*_list_groups(evaluation, context), *_list_averages(evaluation)]:
+        cells = _narrow(row) if narrow else [*row.titles, *row.numbers]
+        table.add_row(*map(Text, cells), end_section=row.ends_section)
 
     return table
+
+
+def measure_table(table: Table, console: Console) -> Measurement:
+    """Return the columns of a terminal that a table needs.
+
+    :param table: What :func:`build_table` returned.
+    :param console: Where it is printed.
+    :returns: At the least, with its titles broken between words; and with every row on one line.
+    """
+    return console.measure(table, options=console.options.update(width=_AMPLE_WIDTH))
 
 
 def list_confusions(evaluation: Evaluation) -> list[str]:
@@ -104,63 +143,74 @@ def _show_difference(d: Difference) -> str:
     )
 
 
-def _add_groups(table: Table, evaluation: Evaluation, context: EvaluationContext) -> None:
-    for nr, source in enumerate(evaluation.sources, start=1):
-        cells = [source.name, _mark(source.language, context), source.domain]
-        _add_row(table, cells, evaluation.by_source[source.name], nr == len(evaluation.sources))
+def _list_groups(evaluation: Evaluation, context: EvaluationContext) -> list[_Row]:
+    rows = []
 
-    languages = evaluation.by_language
-    domains = evaluation.by_domain
+    for source in evaluation.sources:
+        titles = (source.name, _mark(source.language, context), source.domain)
+        rows.append(_make_row(titles, evaluation.by_source[source.name]))
+
+    sections = [rows]
+    languages, domains = evaluation.by_language, evaluation.by_domain
 
     # Groups of one source would say the same again.
     if len(languages) < len(evaluation.sources):
-        names: Mapping[str, str] = {name: _mark(name, context) for name in languages}
-        _add_section(table, languages, [["", shown, ""] for shown in names.values()])
+        sections.append([_make_row(("", _mark(n, context), ""), s) for n, s in languages.items()])
 
     if 1 < len(domains) < len(evaluation.sources):
-        _add_section(table, domains, [["", "", name] for name in domains])
+        sections.append([_make_row(("", "", name), scores) for name, scores in domains.items()])
+
+    return [
+        replace(row, ends_section=row is section[-1]) for section in sections for row in section
+    ]
 
 
-def _add_section(
-    table: Table, groups: Mapping[str, Scores], cells: Sequence[Sequence[str]]
-) -> None:
-    for nr, (scores, titles) in enumerate(zip(groups.values(), cells), start=1):
-        _add_row(table, titles, scores, nr == len(groups))
+def _list_averages(evaluation: Evaluation) -> list[_Row]:
+    languages, sources = evaluation.macro_languages, evaluation.macro_sources
 
-
-def _add_averages(table: Table, evaluation: Evaluation) -> None:
-    _add_row(table, ["micro average", "", ""], evaluation.micro, False)
-
-    for title, average in (
-        (f"macro, {evaluation.macro_languages.num_groups} languages", evaluation.macro_languages),
-        (f"macro, {evaluation.macro_sources.num_groups} sources", evaluation.macro_sources),
-    ):
-        _add_average(table, title, average)
+    rows = [
+        _make_row(("micro average", "", ""), evaluation.micro),
+        _make_average(f"macro, {languages.num_groups} languages", languages),
+        _make_average(f"macro, {sources.num_groups} sources", sources),
+    ]
 
     for kind, groups in (("language", evaluation.by_language), ("source", evaluation.by_source)):
         name, _ = find_worst(groups, "char")
-        _add_row(table, [f"worst {kind}: {name}", "", ""], groups[name], False)
+        rows.append(_make_row((f"worst {kind}: {name}", "", ""), groups[name]))
+
+    return rows
 
 
-def _add_row(table: Table, titles: Sequence[str], scores: Scores, end_section: bool) -> None:
-    cells = [
-        *titles,
-        f"{scores.num_utterances:,}",
-        f"{scores.audio_s / 60:.1f}",
-        f"{scores.words.num_reference:,}",
-        *_show_rate(scores.wer),
-        *_show_rate(scores.cer),
-        *_show_kinds(scores.chars),
-        f"{100 * scores.empty_share:.1f}",
-    ]
+def _make_row(titles: tuple[str, str, str], scores: Scores) -> _Row:
+    return _Row(
+        titles,
+        (
+            f"{scores.num_utterances:,}",
+            f"{scores.audio_s / 60:.1f}",
+            f"{scores.words.num_reference:,}",
+            *_show_rate(scores.wer),
+            *_show_rate(scores.cer),
+            *_show_kinds(scores.chars),
+            f"{100 * scores.empty_share:.1f}",
+        ),
+    )
 
-    table.add_row(*map(Text, cells), end_section=end_section)
+
+def _make_average(title: str, average: Average) -> _Row:
+    rates = (*_show_rate(average.wer), *_show_rate(average.cer))
+
+    return _Row((title, "", ""), ("", "", "", *rates, "", "", "", ""))
 
 
-def _add_average(table: Table, title: str, average: Average) -> None:
-    cells = [title, "", "", "", "", "", *_show_rate(average.wer), *_show_rate(average.cer)]
+def _narrow(row: _Row) -> list[str]:
+    source, language, domain = row.titles
 
-    table.add_row(*map(Text, cells))
+    if source:
+        title = source + ("*" if language.endswith("*") else "")
+    else:
+        title = f"language: {language}" if language else f"domain: {domain}"
+
+    return [title, *(x for x, name in zip(row.numbers, _NUMBERS) if name not in _WIDE_ONLY)]
 
 
 def _show_rate(rate: Rate) -> tuple[str, str]:

@@ -33,6 +33,10 @@ _FREE_KEYS: Final = (
 )
 """What a resumed run may change: how long, how often and how it is watched."""
 
+_FIXED_KEYS: Final = ("validation.max_num_utterances",)
+"""What it may not for all that: scores of different utterances cannot be compared, and the best checkpoint is chosen by
+them."""
+
 
 class _Config(Protocol):
     common: CommonSection
@@ -137,7 +141,9 @@ def check_output_dir(resolver: DependencyResolver, config: _Config, output_dir: 
     stored, present = dict(_flatten(theirs)), dict(_flatten(_reload(resolver, config)))
 
     for key in sorted(stored.keys() | present.keys()):
-        if key.startswith(_FREE_KEYS) or stored.get(key) == present.get(key):
+        is_free = key.startswith(_FREE_KEYS) and key not in _FIXED_KEYS
+
+        if is_free or stored.get(key) == present.get(key):
             continue
 
         raise InputError(

@@ -189,10 +189,8 @@ def _read_info(path: Path) -> dict[str, Any]:
 
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: holds no {_INFO_FILE}, so it is not the output directory of `eqssl finetune`; name one that is."
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: {_explain_no_recognizer(path)}") from None
     except (OSError, ValueError) as ex:
         raise InputError(f"{file}: cannot be read ({ex}); fine-tune again.") from None
 
@@ -202,6 +200,26 @@ def _read_info(path: Path) -> dict[str, Any]:
         )
 
     return info
+
+
+def _explain_no_recognizer(path: Path) -> str:
+    if not path.exists():
+        return "there is no such directory; give the output directory of `eqssl finetune`."
+    if not path.is_dir():
+        return "is not a directory; give the output directory of `eqssl finetune`."
+
+    try:
+        is_pretrained = find_checkpoint(path).family == "wav2vec2"
+    except InputError:
+        is_pretrained = False
+
+    if is_pretrained:
+        return (
+            "is a pre-training run, which cannot transcribe yet; fine-tune it "
+            f"(`eqssl finetune OUT --config pretrained={path} ...`), and give the output directory of that."
+        )
+
+    return "holds no fine-tuned model; give the output directory of `eqssl finetune`."
 
 
 def _check_device(device: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The task of a run: the host's trainer, and an orderly end of the threads that read for it."""
+"""The task of a run: the host's trainer, the time that it has left, and an orderly end of the threads that read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import final
 
 from fairseq2.runtime.closable import Closable
 from fairseq2.task import Task
+from fairseq2.trainer import Trainer
 from typing_extensions import override
+
+from eqssl_speech.host import wrap_metric_recorder
+from eqssl_speech.tasks.time_left import TimeLeftRecorder
 
 
 @final
@@ -17,11 +21,13 @@ class TrainingTask(Task):
     A reader that reads ahead without end would otherwise still be running Python code while the interpreter shuts down.
     """
 
-    def __init__(self, trainer: Task, readers: Sequence[Closable]) -> None:
+    def __init__(self, trainer: Trainer, readers: Sequence[Closable]) -> None:
         """
         :param trainer: The host's trainer.
         :param readers: Closed together with it.
         """
+        wrap_metric_recorder(trainer, TimeLeftRecorder)
+
         self._trainer = trainer
         self._readers = readers
 

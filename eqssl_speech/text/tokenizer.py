@@ -34,9 +34,6 @@ UNK_INDEX: Final = 1
 WORD_BOUNDARY: Final = "\u2581"
 """Stands between words (char), or begins a piece that begins a word (unigram, bpe)."""
 
-UNKNOWN: Final = "\u2047"
-"""Shown for :attr:`CtcTokenizer.unk_index`."""
-
 
 @final
 class CtcTokenizer:
@@ -46,7 +43,7 @@ class CtcTokenizer:
     """The index of CTC's blank; never in what :meth:`encode` returns."""
 
     unk_index: Final = UNK_INDEX
-    """The index of what the vocabulary lacks."""
+    """The index of what the vocabulary lacks. It is left out of what a model is taught, so that it says nothing."""
 
     def __init__(self, files: Mapping[str, bytes], where: str) -> None:
         """
@@ -178,8 +175,9 @@ class CtcTokenizer:
     def decode(self, indices: Sequence[int]) -> str:
         """Turn labels into text.
 
-        :param indices: Labels without repeats and blanks, as CTC collapses them; blanks that are left say nothing.
-        :returns: Words joined by single spaces, with ``⁇`` for what was unknown.
+        :param indices: Labels without repeats and blanks, as CTC collapses them; blanks that are left say nothing, nor
+            does :attr:`unk_index`, which no model is taught to emit.
+        :returns: Words joined by single spaces.
         :raises IndexError: If an index is not one of the vocabulary.
         """
         pieces = []
@@ -189,8 +187,8 @@ class CtcTokenizer:
                 raise IndexError(
                     f"`indices` must be less than {self.vocab_size} and not negative, but has {index}."
                 )
-            if index != BLANK_INDEX:
-                pieces.append(UNKNOWN if index == UNK_INDEX else self.vocabulary[index])
+            if index not in (BLANK_INDEX, UNK_INDEX):
+                pieces.append(self.vocabulary[index])
 
         return " ".join("".join(pieces).replace(WORD_BOUNDARY, " ").split())
 

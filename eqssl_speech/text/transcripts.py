@@ -116,5 +116,21 @@ def read_split(source: DataSource, split: str, normalize: Callable[[str], str]) 
     return Transcripts(source, split, manifest, tuple(raw), tuple(texts), refusals)
 
 
+def require_readable_text(corpus: Corpus) -> None:
+    """Read all text of a corpus, so that a mistaken file is found before hours of audio are read.
+
+    :param corpus: The sources. A manifest that cannot be read is left to those who read the audio.
+    :raises InputError: If text cannot be read, or does not fit its manifest.
+    """
+    for source in corpus.sources:
+        for split in list_transcribed_splits(source):
+            try:
+                manifest = read_manifest(source.manifest_file(split))
+            except InputError:
+                continue
+
+            read_transcripts(_transcript_file(source, split), manifest)
+
+
 def _transcript_file(source: DataSource, split: str) -> Path:
     return source.manifest_file(split).with_suffix(_SUFFIX)

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_runs import SAMPLE, SMALL, Run, assert_same, copy_as_killed, run_finetune, run_pretrain
+from recipe_runs import (
+    SAMPLE,
+    SMALL,
+    Run,
+    assert_same,
+    copy_as_killed,
+    require_time_left,
+    run_finetune,
+    run_pretrain,
+)
 
 from eqssl_speech.cli import main
 from eqssl_speech.tasks.recognizer import load_recognizer
@@ -76,6 +85,8 @@ def resume_from_step_2(
     names = [r.rows("valid/es-drascula")[-1]["cer"] for r in (whole, again)]
 
     assert names[0] == names[1]
+
+    require_time_left(whole, again)
 
 
 def test_run_that_was_killed_ends_bitwise_where_it_would_have_ended(

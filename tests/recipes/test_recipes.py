@@ -6,7 +6,15 @@ import shutil
 
 import pytest
 import torch
-from recipe_runs import REPOSITORY, SAMPLE, SMALL, assert_same, copy_as_killed, run_finetune
+from recipe_runs import (
+    REPOSITORY,
+    SAMPLE,
+    SMALL,
+    assert_same,
+    copy_as_killed,
+    require_time_left,
+    run_finetune,
+)
 
 from eqssl_speech.cli import main
 
@@ -123,6 +131,8 @@ def test_run_that_was_killed_ends_bitwise_where_it_would_have_ended(pretrain, tm
 
     assert whole.rows("train")[-1]["plain_loss"] == again.rows("train")[-1]["plain_loss"]
     assert whole.rows("valid")[-1]["plain_loss"] == again.rows("valid")[-1]["plain_loss"]
+
+    require_time_left(whole, again)
 
 
 def test_checkpoint_of_one_regime_resumes_in_the_other(pretrain, tmp_path):

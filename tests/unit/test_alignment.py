@@ -54,8 +54,13 @@ def test_boundaries_at_the_ends_and_twice_make_no_empty_words() -> None:
     assert to_words([], CHARS, 8) == []
 
 
-def test_unknown_characters_are_shown() -> None:
-    assert texts(to_words(spans_at((3, 0, 1), (1, 1, 2)), CHARS, 8)) == ["a⁇"]
+def test_what_is_never_taught_says_nothing() -> None:
+    spans = spans_at((1, 0, 1), (2, 1, 2), (3, 2, 3), (1, 3, 6), (4, 6, 7), (1, 7, 8))
+
+    (word,) = to_words(spans, CHARS, 8)
+
+    assert (word.text, word.confidence) == ("ab", spans[2].confidence)
+    assert to_words(spans_at((1, 0, 1)), CHARS, 8) == []
 
 
 def test_word_is_as_sure_as_its_least_sure_token() -> None:

@@ -16,7 +16,7 @@ from eqssl_speech.decoding.alignment import spans_of, to_words
 from eqssl_speech.decoding.beam import BeamSearch
 from eqssl_speech.decoding.error_rates import count_errors, sum_counts
 from eqssl_speech.decoding.greedy import decode_greedy
-from eqssl_speech.decoding.lexicon import find_spelling, to_text
+from eqssl_speech.decoding.lexicon import find_spelling, list_clear_words, to_text
 from eqssl_speech.decoding.word_trie import WordTrie
 from eqssl_speech.error import InputError
 
@@ -225,7 +225,7 @@ def test_best_path_is_returned_where_the_beam_loses_every_sentence(kind: str, lm
     found = search(log_probs)
 
     assert [h.tokens for h in found] == [decode_greedy(log_probs).tokens]
-    assert found[0].text == ("de⁇" if kind == "char" else "d⁇")
+    assert found[0].text == ("de" if kind == "char" else "d")
     assert found[0].score == -math.inf
 
 
@@ -235,6 +235,13 @@ def test_ngram_whose_words_cannot_be_spelled_still_gives_a_text(lm: Path) -> Non
     found = BeamSearch(vocabulary, lm=lm, lm_weight=0.1)(emit([3, 4, 2, 4], 5, seed=8))
 
     assert found[0].text == "xy y"
+
+
+def test_text_leaves_out_what_is_unknown_and_a_clear_word_has_none_of_it() -> None:
+    pieces = ["▁d", "<unk>", "er", "▁", "<unk>", "▁ist"]
+
+    assert to_text(pieces) == "der ist"
+    assert list_clear_words(pieces) == ["ist"]
 
 
 def test_words_are_spelled_only_with_what_the_vocabulary_has() -> None:

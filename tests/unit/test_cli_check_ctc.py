@@ -68,6 +68,44 @@ def test_command_refuses_what_it_cannot_do_before_reading(corpus: Path, tmp_path
     assert main(["check", str(corpus), "--ctc", "--source", "de"]) == 2
 
 
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(b"a\n" * 99, "has 99 lines, but"), (b"\xff\xfea\n", "is not UTF-8 text")],
+)
+def test_command_finds_mistaken_text_before_it_decodes_audio(
+    corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    split: str,
+    content: bytes,
+    fault: str,
+) -> None:
+    def check_header(*args: object) -> None:
+        raise AssertionError("a recording was looked at")
+
+    monkeypatch.setattr("eqssl_speech.data.check.check_header", check_header)
+    file = corpus / "en" / f"{split}.wrd"
+    file.write_bytes(content)
+
+    assert main(["check", str(corpus), "--ctc", "--jobs", "1"]) == 2
+
+    assert f"eqssl: {file}: " in (err := capsys.readouterr().err)
+    assert fault in err
+
+
+def test_command_leaves_mistaken_manifests_to_the_check_of_the_audio(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus / "de" / "valid.tsv").write_text("nowhere\n")
+
+    assert main(["check", str(corpus), "--ctc", "--jobs", "1"]) == 2
+
+    captured = capsys.readouterr()
+    assert "audio root" in captured.err
+    assert "text, for CTC" in captured.out
+
+
 def test_command_says_what_has_no_text(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (corpus / "de" / "train.wrd").unlink()
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 from spelled_audio import SpelledRecognizer, write_ngram
-from spelled_corpus import make_spelled_corpus
+from spelled_corpus import SOURCES, make_spelled_corpus
 
 from eqssl_speech.cli import evaluate as command
 from eqssl_speech.error import InputError
@@ -71,6 +71,61 @@ def test_table_holds_every_source_language_domain_and_average(
     assert " en " in find("en-read")
     assert any(line.startswith("Most confused characters") for line in lines)
     assert any(line.startswith("Most confused words") for line in lines)
+
+
+def test_table_fits_a_terminal_of_80_columns_with_all_error_rates(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spelled_corpus(tmp_path / "c")
+
+    run(tmp_path / "c", "--out", tmp_path / "out", "--bootstrap", 50)
+    summary = load(tmp_path / "out")
+    capsys.readouterr()
+
+    monkeypatch.setenv("COLUMNS", "80")
+    run(tmp_path / "c", "--bootstrap", 50)
+    output = capsys.readouterr().out
+    table = output[: output.index("Most confused")].splitlines()
+
+    assert max(map(len, table)) <= 80
+
+    titles = {f"{name}{'' if name[:2] == 'en' else '*'}": ("sources", name) for name in SOURCES}
+    titles |= {"language: de*": ("languages", "de"), "domain: film": ("domains", "film")}
+
+    for title, (kind, name) in titles.items():
+        (line,) = (x for x in table if x.startswith(f"{title} "))
+        scores = summary[kind][name]
+
+        expected = [str(scores["utterances"])]
+        for rate in (scores["wer"], scores["cer"]):
+            low, value, high = (f"{100 * rate[key]:.1f}" for key in ("low", "value", "high"))
+            expected += [value, f"{low}-{high}"]
+        for kind_of_error in ("substitutions", "deletions", "insertions"):
+            share = scores["chars"][kind_of_error] / scores["chars"]["reference"]
+            expected.append(f"{100 * share:.1f}")
+
+        assert line.removeprefix(title).split() == expected
+
+    for title in ("micro average", "macro, 3 languages", "macro, 4 sources", "worst language: "):
+        assert any(x.startswith(title) for x in table)
+
+
+def test_table_that_is_too_wide_for_a_terminal_keeps_its_numbers(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spelled_corpus(tmp_path / "c", num_utterances=5)
+
+    run(tmp_path / "c", "--out", tmp_path / "out", "--bootstrap", 50)
+    micro = load(tmp_path / "out")["micro"]
+    capsys.readouterr()
+
+    monkeypatch.setenv("COLUMNS", "30")
+    run(tmp_path / "c", "--bootstrap", 50)
+    output = capsys.readouterr().out
+
+    assert "…" not in output
+    for rate in (micro["wer"], micro["cer"]):
+        assert f"{100 * rate['low']:.1f}-{100 * rate['high']:.1f}" in output
 
 
 def test_summary_holds_the_numbers_of_the_hypotheses(tmp_path: Path, run: Run) -> None:

@@ -54,6 +54,12 @@ def test_drascula_line_n_is_string_n_of_the_language() -> None:
     assert parse_block(content, 4, 3, "it") == ["", "PERCHÉ", "CIAO"]
 
 
+def test_drascula_text_has_spaces_for_the_sign_that_the_game_has_instead() -> None:
+    block = make_block({"en": ["", "HI"], "es": ["", "OºMEºPONESºUNºCUBATA"]})
+
+    assert parse_block(block, 0, 2, "es") == ["", "O ME PONES UN CUBATA"]
+
+
 def test_drascula_of_another_layout_is_refused() -> None:
     with pytest.raises(InputError, match="must have 4 lines at byte 0, but has 3"):
         parse_block(make_block({"en": ["", "A", "B"]}), 0, 4, "en")
@@ -109,6 +115,18 @@ def test_tuxpaint_reads_the_line_of_the_language() -> None:
     texts = parse_descriptions("A cat.\nde.utf8=Eine Katze = Tier.\nru.utf8= Кошка. \nnoise\n")
 
     assert texts == {"en": "A cat.", "de": "Eine Katze = Tier.", "ru": "Кошка."}
+
+
+def test_tuxpaint_greek_words_have_greek_letters_only() -> None:
+    # The O, the T and the o are Latin here; words that are Latin, or that no Greek letter resembles, stay.
+    lines = ("Oικόσιτo γουρούνι TV Tux.", "Tο Vω", "Кот Ozo")
+    content = f"A pig.\nel.utf8={lines[0]}\ngrc.utf8={lines[1]}\nru.utf8={lines[2]}\n"
+
+    texts = parse_descriptions(content)
+
+    assert texts["el"] == "\u039fικόσιτ\u03bf γουρούνι TV Tux."
+    assert texts["grc"] == "\u03a4\u03bf Vω"
+    assert texts["ru"] == lines[2]
 
 
 def test_tuxpaint_makes_a_source_of_each_language(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from eqssl_speech.data.corpora.splits import audio_digest
+from eqssl_speech.data.corpora.text import normalize_text
 from eqssl_speech.data.corpus import Corpus, load_corpus
 from eqssl_speech.data.manifest import read_manifest, read_transcripts
 
@@ -43,6 +44,14 @@ def test_every_source_has_minutes_text_and_a_notice(corpus: Corpus) -> None:
             total += minutes
     assert 24 <= total <= 27
     assert "MODIFIED VERSION" in notices
+
+
+def test_text_is_words_of_letters(corpus: Corpus) -> None:
+    for source in corpus.sources:
+        for file in source.directory.glob("*.wrd"):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                assert line == normalize_text(line)
+                assert set("ºª").isdisjoint(line)
 
 
 def test_every_recording_is_as_its_manifest_says_and_on_one_side_only(corpus: Corpus) -> None:

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
 import soundfile
-from spelled_audio import RATE, SpelledRecognizer, spell
+from spelled_audio import RATE, SpelledRecognizer, spell, write_spelled
 from spelled_corpus import SOURCES, Planted, make_spelled_corpus
+from spelled_evaluation import run
 
+from eqssl_speech.data.manifest import ManifestEntry, write_manifest
 from eqssl_speech.decoding.error_rates import ErrorCounts
-from eqssl_speech.decoding.greedy import decode_greedy
 from eqssl_speech.error import InputError
-from eqssl_speech.tasks.evaluate.comparison import compare
-from eqssl_speech.tasks.evaluate.gang import Gang
-from eqssl_speech.tasks.evaluate.recognition import EvaluationJob
-from eqssl_speech.tasks.evaluate.references import load_evaluation_set
-from eqssl_speech.tasks.evaluate.scores import Bootstrap, Evaluation, ScoredUtterance
-from eqssl_speech.tasks.transcribe.decoder import Search
+from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 from eqssl_speech.tasks.transcribe.planning import EmissionOptions
-
-OPTIONS = EmissionOptions(batch_s=15.0, num_readers=2)
-
-BOOTSTRAP = Bootstrap(num_resamples=200, seed=3)
-
-
-def run(
-    corpus: Path,
-    *,
-    split: str = "test",
-    names: list[str] | None = None,
-    options: EmissionOptions = OPTIONS,
-    recognizer: SpelledRecognizer | None = None,
-) -> Evaluation:
-    model = recognizer or SpelledRecognizer()
-
-    evaluation_set = load_evaluation_set(corpus, split, names, model)  # type: ignore[arg-type]
-
-    job = EvaluationJob(evaluation_set, model, Search(decode_greedy), options, Gang())  # type: ignore[arg-type]
-
-    return job.run(BOOTSTRAP)
 
 
 def totals(counts: ErrorCounts) -> tuple[int, int, int, int]:
@@ -126,6 +100,24 @@ def test_known_errors_are_counted(tmp_path: Path) -> None:
 
     assert utterance.words == ErrorCounts(substitutions=1, deletions=0, insertions=1, hits=2)
     assert utterance.chars == ErrorCounts(substitutions=1, deletions=0, insertions=3, hits=10)
+
+
+def test_unknown_characters_of_the_reference_are_errors(tmp_path: Path) -> None:
+    make_spelled_corpus(tmp_path / "c", num_utterances=5)
+    folder = tmp_path / "c" / "ru-read"
+
+    # The vocabulary has `м`, `и` and `р` only; the recording emits `<unk>` for the others, which says nothing.
+    name = "audio/00 ü.flac"
+    write_manifest(
+        folder / "test.tsv", ".", [ManifestEntry(name, write_spelled(folder / name, "мид да"))]
+    )
+    (folder / "test.wrd").write_text("мид да\n", encoding="utf-8")
+
+    (utterance,) = run(tmp_path / "c", names=["ru-read"]).utterances
+
+    assert (utterance.reference, utterance.hypothesis) == ("мид да", "ми")
+    assert utterance.chars == ErrorCounts(deletions=4, hits=2)
+    assert utterance.words == ErrorCounts(substitutions=1, deletions=1)
 
 
 def test_confusions_are_those_planted(tmp_path: Path) -> None:
@@ -339,67 +331,3 @@ def test_unknown_language_fails_with_the_known_ones_unless_sources_are_chosen(
     evaluation = run(tmp_path / "c", names=["en-film", "en-read"])
 
     assert list(evaluation.by_source) == ["en-film", "en-read"]
-
-
-def test_comparison_with_itself_is_no_difference(tmp_path: Path) -> None:
-    make_spelled_corpus(tmp_path / "c")
-    evaluation = run(tmp_path / "c")
-
-    comparison = compare(
-        evaluation.utterances, evaluation.utterances, evaluation.sources, BOOTSTRAP, Path("other")
-    )
-
-    for difference in (*comparison.wer.values(), *comparison.cer.values()):
-        assert (difference.difference, difference.low, difference.high) == (0.0, 0.0, 0.0)
-
-    assert comparison.cer["micro"].ours == evaluation.micro.cer.value
-    assert comparison.wer["macro_sources"].ours == pytest.approx(evaluation.macro_sources.wer.value)
-    assert comparison.wer["macro_languages"].theirs == pytest.approx(
-        evaluation.macro_languages.wer.value
-    )
-    assert comparison.num_utterances == len(evaluation.utterances)
-
-
-def test_paired_interval_is_narrower_than_those_of_the_two(tmp_path: Path) -> None:
-    make_spelled_corpus(tmp_path / "c", num_utterances=40)
-    theirs = run(tmp_path / "c")
-
-    # Ours: as theirs, but one more letter right in every second utterance.
-    ours = [
-        u
-        if i % 2 or not u.hypothesis
-        else replace(u, chars=replace(u.chars, insertions=max(0, u.chars.insertions - 1)))
-        for i, u in enumerate(theirs.utterances)
-    ]
-
-    comparison = compare(ours, theirs.utterances, theirs.sources, BOOTSTRAP, Path("other"))
-    difference = comparison.cer["micro"]
-
-    assert difference.difference < 0
-    assert difference.low <= difference.difference <= difference.high < 0
-    assert difference.better_share == 1.0
-
-    assert theirs.micro.cer.high is not None
-    assert theirs.micro.cer.low is not None
-    assert difference.high - difference.low < 0.5 * (theirs.micro.cer.high - theirs.micro.cer.low)
-
-    swapped = compare(theirs.utterances, ours, theirs.sources, BOOTSTRAP, Path("other"))
-
-    assert swapped.cer["micro"].difference == pytest.approx(-difference.difference)
-    assert swapped.cer["micro"].better_share == 0.0
-
-
-def test_comparison_is_on_common_utterances_with_the_same_reference(tmp_path: Path) -> None:
-    make_spelled_corpus(tmp_path / "c")
-    evaluation = run(tmp_path / "c")
-
-    ours = list(evaluation.utterances)
-    other = [replace(ours[0], reference="another"), *ours[5:]]
-
-    comparison = compare(ours, other, evaluation.sources, BOOTSTRAP, Path("other"))
-
-    assert comparison.num_utterances == len(ours) - 5
-    assert comparison.num_left_out == 6
-
-    with pytest.raises(InputError, match="no utterance of this evaluation"):
-        compare(ours, other[:1], evaluation.sources, BOOTSTRAP, Path("other"))

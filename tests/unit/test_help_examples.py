@@ -10,7 +10,17 @@ import pytest
 from eqssl_speech import cli
 
 # `pretrain` and `finetune` hand their arguments on to the host.
-COMMANDS = [[], ["prepare"], ["doctor"], ["check"], ["tokenizer"], ["evaluate"], ["transcribe"], ["lm"]]  # fmt: skip
+COMMANDS = [
+    [],
+    ["prepare"],
+    ["doctor"],
+    ["check"],
+    ["tokenizer"],
+    ["evaluate"],
+    ["transcribe"],
+    ["align"],
+    ["lm"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "eqssl")

@@ -10,20 +10,19 @@ import pytest
 import torch
 from fairseq2.checkpoint import StandardModelMetadataDumper
 from fairseq2.file_system import NativeLocalFileSystem
-from fairseq2.models.transformer import TransformerNormOrder
-from fairseq2.models.wav2vec2 import Wav2Vec2Config, create_wav2vec2_model
+from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.models.wav2vec2.asr import (
     Wav2Vec2AsrModel,
     create_wav2vec2_asr_model,
 )
 from fairseq2.utils.structured import StandardValueConverter
 from fairseq2.utils.yaml import RuamelYamlDumper
+from random_encoders import make_model, make_tensors, randomize
 from safetensors.torch import save_file
 from torch import Tensor
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.wav2vec2 import prepare_model
-from eqssl_speech.models.wav2vec2.asr import fit_asr_config, micro_asr_config
+from eqssl_speech.models.wav2vec2.asr import micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.models.wav2vec2.load_report import LoadReport
 from eqssl_speech.models.wav2vec2.pretrained import (
@@ -33,31 +32,7 @@ from eqssl_speech.models.wav2vec2.pretrained import (
     read_encoder_config,
 )
 
-# So that the projection of pre-training has the shape of the output layer, and could be taken for it.
-VOCAB_SIZE = micro_config().final_dim
-
 ENCODER = ("encoder_frontend.", "encoder.", "masker.")
-
-
-def make_tensors(config: Wav2Vec2Config | None = None, seed: int = 1) -> dict[str, Tensor]:
-    """What pre-training saves; all at random, as some parameters are initialised alike in every model."""
-    model = prepare_model(create_wav2vec2_model(config or micro_config()))
-
-    return randomize(model.state_dict(), seed)
-
-
-def randomize(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    return {n: torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
-
-
-def make_model(**overrides: object) -> Wav2Vec2AsrModel:
-    torch.manual_seed(0)
-    config = fit_asr_config(micro_asr_config(), micro_config().encoder_config, VOCAB_SIZE)
-    config = replace(config, encoder_config=replace(config.encoder_config, **overrides))
-
-    return create_wav2vec2_asr_model(config)
 
 
 def write_run(
@@ -87,11 +62,6 @@ def assert_loaded(
 
     assert list(report.loaded) == [n for n in fresh if n.startswith(modules)]
     assert list(report.newly_made) == [n for n in fresh if not n.startswith(modules)]
-
-
-def assert_untouched(model: Wav2Vec2AsrModel) -> None:
-    for name, tensor in make_model().state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
 
 
 def test_our_pretraining_saves_the_hosts_names() -> None:
@@ -254,75 +224,6 @@ def test_a_path_that_does_not_exist_is_called_so(spec: str | Path) -> None:
         open_encoder(spec)
 
 
-def refuse(tensors: dict[str, Tensor], error: str, model: Wav2Vec2AsrModel | None = None) -> None:
-    model = model or make_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    with pytest.raises(InputError, match=error):
-        load_encoder(model, PretrainedEncoder("a.pt", tensors, None))
-
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), f"{name} was loaded all the same"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "tensor", "shapes", "key"),
-    [
-        (
-            {"model_dim": 96, "ffn_inner_dim": 384},
-            "encoder.layers.0.self_attn.q_proj.weight",
-            r"\(96, 96\), but \(48, 48\)",
-            "model_dim",
-        ),
-        (
-            {"ffn_inner_dim": 100},
-            "encoder.layers.0.ffn.inner_proj.weight",
-            r"\(100, 48\), but \(192, 48\)",
-            "ffn_inner_dim",
-        ),
-        (
-            {"pos_conv_kernel_size": 64},
-            "encoder_frontend.pos_encoder.conv.weight_g",
-            r"\(1, 1, 64\), but \(1, 1, 128\)",
-            "pos_conv_kernel_size",
-        ),
-        (
-            {"feature_extractor_layer_descs": [(32, 10, 5)] + [(32, 3, 2)] * 6},
-            "encoder_frontend.feature_extractor.layers.5.conv.weight",
-            r"\(32, 32, 3\), but \(32, 32, 2\)",
-            "feature_extractor_layer_descs",
-        ),
-    ],
-)
-def test_another_shape_is_refused_with_the_key_to_set(
-    overrides: dict[str, object], tensor: str, shapes: str, key: str
-) -> None:
-    config = micro_config()
-    config.encoder_config = replace(config.encoder_config, **overrides)
-
-    refuse(
-        make_tensors(config),
-        rf"a.pt: the tensor `{tensor}` has the shape {shapes} in the model( and [0-9]+ more)?; "
-        rf"set `model.arch` \(or `model.config_overrides.encoder_config.{key}`\)",
-    )
-
-
-def test_a_checkpoint_that_lacks_a_layer_is_refused() -> None:
-    tensors = {n: t for n, t in make_tensors().items() if not n.startswith("encoder.layers.1.")}
-
-    refuse(
-        tensors, r"has no tensor `encoder\.layers\.1\.[a-z_.]*` and 15 more, which the model has"
-    )
-
-
-def test_a_checkpoint_of_another_norm_order_is_refused() -> None:
-    model = make_model(norm_order=TransformerNormOrder.POST)
-
-    refuse(
-        make_tensors(), r"has the tensor `encoder\.layer_norm\.weight` and 1 more, which the", model
-    )
-
-
 def test_a_model_may_have_fewer_layers_than_the_checkpoint() -> None:
     tensors = make_tensors()
     model = make_model(num_encoder_layers=1)
@@ -337,75 +238,6 @@ def test_a_model_may_have_fewer_layers_than_the_checkpoint() -> None:
         tensors["encoder.layers.0.ffn.inner_proj.weight"],
     )
     assert "encoder.layers.1.ffn.inner_proj.weight" in report.left_out
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "refused"),
-    [
-        ("num_encoder_attn_heads", 4, True),  # which no shape shows
-        (
-            "feature_extractor_layer_descs",
-            [(32, 10, 4)] + [(32, 3, 2)] * 4 + [(32, 2, 2)] * 2,
-            True,
-        ),
-        ("num_encoder_layers", 3, True),
-        ("dropout_p", 0.3, False),
-        ("layer_drop_p", 0.3, False),
-        ("feature_grad_scale", 0.1, False),
-    ],
-)
-def test_a_configuration_that_computes_something_else_is_refused(name, value, refused) -> None:
-    encoder = PretrainedEncoder("a.pt", make_tensors(), micro_config().encoder_config)
-    config = replace(micro_asr_config().encoder_config, **{name: value})
-    model = make_model()
-
-    if not refused:
-        load_encoder(model, encoder, config)
-        return
-
-    with pytest.raises(InputError, match=rf"encoder_config\.{name}` is .* has .*; leave it out"):
-        load_encoder(model, encoder, config)
-
-    assert_untouched(model)
-
-
-def test_checkpoints_of_other_libraries_are_called_so() -> None:
-    tensor = {"encoder.layers.0.fc1.weight": torch.ones(2, 2)}
-
-    for name, library in (
-        (
-            "feature_extractor.conv_layers.0.0.weight",
-            "fairseq, whose .*convert_wav2vec2_state_dict",
-        ),
-        ("w2v_encoder.w2v_model.mask_emb", "fairseq, whose"),
-        ("wav2vec2.feature_extractor.conv_layers.0.conv.weight", "Hugging Face transformers or"),
-        ("feature_extractor.conv_layers.0.layer_norm.weight", "Hugging Face transformers or"),
-    ):
-        refuse(tensor | {name: torch.ones(3)}, f"a.pt: is a checkpoint of {library}")
-
-
-def test_a_checkpoint_without_an_encoder_is_refused() -> None:
-    tensors = {"decoder.embed.weight": torch.ones(2), "layers.0.weight": torch.ones(2)}
-
-    refuse(
-        tensors, r"holds no tensor of a wav2vec 2.0 encoder \(the first of its 2 is `decoder.embed"
-    )
-
-
-def test_two_encoders_in_one_file_are_refused() -> None:
-    tensors = make_tensors()
-
-    refuse(
-        {f"{who}.{n}": t for who in ("student", "teacher") for n, t in tensors.items()},
-        "holds several encoders, under `student.` and `teacher.`",
-    )
-
-
-def test_numbers_that_are_not_finite_are_refused() -> None:
-    tensors = make_tensors()
-    tensors["encoder.layers.1.ffn.inner_proj.bias"][3] = torch.nan
-
-    refuse(tensors, r"the tensor `encoder.layers.1.ffn.inner_proj.bias` holds numbers that are not")
 
 
 def test_a_model_on_the_meta_device_is_only_checked() -> None:

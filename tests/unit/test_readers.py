@@ -3,56 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from episode_readers import (
+    FORMAT,
+    assert_same,
+    close_readers,
+    make_config,
+    make_short_corpus,
+    open_readers,
+)
 
-from eqssl_speech.data.audio import AudioFormat, read_audio
+from eqssl_speech.data.audio import read_audio
 from eqssl_speech.data.batching import BatchPlan, Crop
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.data.loading import BatchLoader, LoadFailure, UtteranceReader, Utterances
-from eqssl_speech.data.readers import EpisodeReader, ValidationReader
+from eqssl_speech.data.readers import EpisodeReader
 from eqssl_speech.error import InputError
-from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection, ValidationSection
+from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import (
     CheckedSources,
     check_sources,
     create_planner,
     create_train_reader,
-    create_valid_reader,
 )
-
-FORMAT = AudioFormat()
-
-_open_readers: list[EpisodeReader[Episode] | ValidationReader[Episode]] = []
 
 
 @pytest.fixture(autouse=True)
-def close_readers() -> Iterator[None]:
-    """Stop what is read ahead; threads that outlive the interpreter bring it down."""
+def end_of_reading() -> Iterator[None]:
     yield
 
-    while _open_readers:
-        _open_readers.pop().close()
-
-
-def make_config(corpus: Path, **dataset: object) -> PretrainConfig:
-    """Return a configuration by which a pass over a source is some three batches, of which a step takes two."""
-    section = {
-        "audio_seconds_per_update": 4.0,
-        "min_audio_s": 0.2,
-        "num_workers": 2,
-        "num_prefetch": 6,
-    }
-
-    return PretrainConfig(
-        dataset=SourcesSection(corpus=corpus, **section | dataset),
-        validation=ValidationSection(num_adaptation_steps=2, audio_seconds_per_batch=1.0),
-    )
+    close_readers()
 
 
 def make_reader(
@@ -64,27 +50,13 @@ def make_reader(
         config, planner, utterances, loader or BatchLoader(UtteranceReader(FORMAT), normalize=False)
     )
 
-    _open_readers.append(reader)
+    open_readers.append(reader)
 
     return reader
 
 
 def take(reader: EpisodeReader[Episode], num_steps: int) -> list[list[Episode]]:
     return list(islice(reader, num_steps))
-
-
-def assert_same(steps: Sequence[Sequence[Episode]], others: Sequence[Sequence[Episode]]) -> None:
-    assert len(steps) == len(others)
-
-    for episodes, other_episodes in zip(steps, others):
-        assert [e.source_name for e in episodes] == [e.source_name for e in other_episodes]
-        assert [e.seed for e in episodes] == [e.seed for e in other_episodes]
-
-        for episode, other in zip(episodes, other_episodes):
-            assert len(episode.batches) == len(other.batches)
-
-            for batch, other_batch in zip(episode.batches, other.batches):
-                assert torch.equal(batch.seqs, other_batch.seqs)
 
 
 def spoil(utterances: Utterances, index: int) -> Path:
@@ -99,14 +71,7 @@ def spoil(utterances: Utterances, index: int) -> Path:
 
 @pytest.fixture
 def corpus(make_corpus: Callable[..., Path], tmp_path: Path) -> Path:
-    return make_corpus(
-        tmp_path / "corpus",
-        num_valid=5,
-        min_duration_s=0.35,
-        max_duration_s=0.7,
-        formats=("wav", "flac"),
-        slices=True,
-    )
+    return make_short_corpus(make_corpus, tmp_path / "corpus")
 
 
 @pytest.fixture
@@ -332,92 +297,3 @@ def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None
         expected = (seqs - seqs.mean(dim=1, keepdim=True)) * scales
 
         torch.testing.assert_close(batch.seqs.double(), expected, atol=1e-5, rtol=1e-4)
-
-
-def make_valid_reader(
-    config: PretrainConfig, sources: CheckedSources, rank: int = 0, num_ranks: int = 1
-) -> ValidationReader:
-    loader = BatchLoader(UtteranceReader(FORMAT), normalize=False)
-
-    reader = create_valid_reader(
-        config, sources.train[0], sources.valid[0], loader, rank=rank, num_ranks=num_ranks
-    )
-
-    _open_readers.append(reader)
-
-    return reader
-
-
-def test_validation_reads_the_same_after_each_reset(corpus: Path) -> None:
-    config = make_config(corpus)
-    reader = make_valid_reader(config, check_sources(config.dataset))
-
-    first = list(reader)
-
-    assert len(first) > 1
-    assert all(len(episodes) == 1 for episodes in first)
-
-    for _ in range(2):
-        reader.reset()
-
-        assert_same(list(reader), first)
-
-    # In the middle too.
-    reader.reset()
-    next(reader)
-    reader.reset()
-
-    assert_same(list(reader), first)
-
-
-def test_validation_adapts_on_training_batches_and_covers_the_validation_split(
-    corpus: Path,
-) -> None:
-    config = make_config(corpus)
-    sources = check_sources(config.dataset)
-
-    episodes = [episode for [episode] in make_valid_reader(config, sources)]
-
-    # Two batches to adapt on, then one to evaluate.
-    assert {len(e.batches) for e in episodes} == {3}
-    assert {e.source_name for e in episodes} == {"en"}
-
-    starts = torch.cat([e.batches[2].seqs[:, :1600] for e in episodes])
-    expected = torch.stack(
-        [
-            torch.from_numpy(read_audio(m.locate(m.entries[i]), m.entries[i], FORMAT)[:1600])
-            for m, i in sources.valid[0].items
-        ]
-    )
-
-    assert len(starts) == 5
-    assert {tuple(row.tolist()) for row in starts} == {tuple(row.tolist()) for row in expected}
-
-
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_share_out_the_validation_of_one(corpus: Path, num_ranks: int) -> None:
-    config = make_config(corpus)
-    sources = check_sources(config.dataset)
-
-    alone = list(make_valid_reader(config, sources))
-
-    lengths = set()
-
-    for rank in range(num_ranks):
-        mine = list(make_valid_reader(config, sources, rank, num_ranks))
-
-        assert_same([step for step in mine if step], alone[rank::num_ranks])
-
-        lengths.add(len(mine))
-
-    # Or the host's collectives between two steps would not pair up.
-    assert len(lengths) == 1
-
-
-def test_validation_without_adaptation_has_only_the_batch_to_evaluate(corpus: Path) -> None:
-    config = make_config(corpus)
-    config.validation.num_adaptation_steps = 0
-
-    reader = make_valid_reader(config, check_sources(config.dataset))
-
-    assert all(len(episode.batches) == 1 for [episode] in reader)

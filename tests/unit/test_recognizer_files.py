@@ -1,13 +1,14 @@
-"""The tokenizer in a run's directory: what a failed start has left gives way, what checkpoints depend on does not."""
+"""A run's directory: a failed start's tokenizer gives way, one that checkpoints depend on does not; what is no run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eqssl_speech.error import InputError
-from eqssl_speech.tasks.recognizer import save_recognizer
+from eqssl_speech.tasks.recognizer import load_recognizer, save_recognizer
 from eqssl_speech.text.languages import make_rules
 from eqssl_speech.text.tokenizer import CtcTokenizer
 from eqssl_speech.text.tokenizer_info import TrainedSource
@@ -43,3 +44,34 @@ def test_what_a_failed_start_has_left_gives_way(tmp_path: Path) -> None:
     save(tmp_path, second)
 
     assert CtcTokenizer.load(tmp_path / "tokenizer").vocabulary == second.vocabulary
+
+
+def make_pretraining_run(directory: Path) -> None:
+    (directory / "checkpoints" / "step_10" / "model" / "pp_00").mkdir(parents=True)
+
+    file = directory / "checkpoints" / "model.yaml"
+    file.write_text("model_family: wav2vec2\nmodel_config:\n  model_dim: 48\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda path: None, "there is no such directory; give"),
+        (lambda path: path.write_text("x"), "is not a directory; give"),
+        (lambda path: path.mkdir(), "holds no fine-tuned model; give"),
+        (make_pretraining_run, "is a pre-training run, .* fine-tune it .*pretrained=.*run"),
+    ],
+)
+def test_what_is_no_fine_tuned_run_is_called_so(
+    tmp_path: Path, make: Callable[[Path], object], fault: str
+) -> None:
+    make(tmp_path / "run")
+
+    with pytest.raises(InputError, match=fault) as error:
+        load_recognizer(tmp_path / "run")
+
+    message = str(error.value)
+
+    assert message.startswith(f"{tmp_path / 'run'}: ")
+    assert "give the output directory" in message
+    assert "recognizer.json" not in message

@@ -190,6 +190,25 @@ def test_beam_without_a_language_model_reads_what_greedy_reads() -> None:
     assert TOKENIZER.decode(search.decode(emission).tokens) == "the cat sat"
 
 
+@pytest.mark.parametrize("beam_size", [None, 10])
+def test_label_of_unknown_characters_is_never_text(beam_size: int | None) -> None:
+    if beam_size is not None:
+        pytest.importorskip("flashlight.lib.text.decoder")
+
+    # The vocabulary has no digits; what spells them emits `<unk>`.
+    (emission,) = SpelledRecognizer().emit([spell("the c4t 77 sat 5")])
+
+    assert (emission.argmax(dim=-1) == TOKENIZER.unk_index).sum() >= 6
+
+    joiner = HypothesisJoiner(make_search(TOKENIZER, SearchOptions(beam_size=beam_size)), TOKENIZER)
+    joiner.add(EmissionPart(0, 0, emission, True))
+
+    words = joiner.list_words(SpelledRecognizer())  # type: ignore[arg-type]
+
+    assert TOKENIZER.decode(joiner.list_tokens()) == "the ct sat"
+    assert [word.text for word in words] == ["the", "ct", "sat"]
+
+
 @pytest.mark.parametrize("max_segment_s", [4.0, 1000.0])
 def test_language_model_mends_a_word_in_a_long_recording(
     tmp_path: Path, max_segment_s: float

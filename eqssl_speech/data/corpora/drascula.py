@@ -26,6 +26,10 @@ DIALOGUE_BLOCKS: Final = (
 #: Languages of a block, in their order in the file; the last part holds another translation.
 _BLOCK_LANGUAGES: Final = ("en", "es", "de", "fr", "it", "other")
 
+#: Stands between the words of two lines, in Spanish and in German, that have no space; no other line of the five
+#: languages has it, so that no ordinal is lost.
+_SPACE_OF_THE_GAME: Final = "º"
+
 _GAME: Final = "usr/share/scummvm/drascula"
 _NAME: Final = re.compile(r"^([A-Z]*)(\d+)$")
 
@@ -34,7 +38,7 @@ def parse_block(content: bytes, offset: int, num_lines: int, language: str) -> l
     """Read the lines of one group of characters.
 
     A block is a big-endian 16-bit number of lines and, for each language, a 16-bit number of bytes and that many bytes
-    of NUL-separated strings, of which the first byte is a length and no text.
+    of NUL-separated strings, of which the first byte is a length and no text. The byte 0xA7 is a space.
 
     :param content: the whole of ``drascula.dat``.
     :param offset: first byte of the block.
@@ -57,7 +61,7 @@ def parse_block(content: bytes, offset: int, num_lines: int, language: str) -> l
             break
         offset += num_bytes
     strings = [s for s in content[offset : offset + num_bytes].split(b"\0") if s]
-    return [s[1:].decode("cp850") for s in strings]
+    return [s[1:].decode("cp850").replace(_SPACE_OF_THE_GAME, " ") for s in strings]
 
 
 def read_dialogue(content: bytes, language: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +11,17 @@ from eqssl_speech.data.corpora.clip import Clip
 _STAMPS: Final = "usr/share/tuxpaint/stamps"
 _MARK: Final = "_desc_"
 
+#: A word of Greek letters and of Latin ones that look the same, as a keyboard in the wrong layout leaves them.
+_GREEK_WORD: Final = re.compile(
+    r"\b(?=[A-Zo]*[\u0370-\u03ff\u1f00-\u1fff])[ABEHIKMNOPTXYZo\u0370-\u03ff\u1f00-\u1fff]+\b"
+)
+_TO_GREEK: Final = str.maketrans("ABEHIKMNOPTXYZo", "ΑΒΕΗΙΚΜΝΟΡΤΧΥΖο")
+
 
 def parse_descriptions(content: str) -> dict[str, str]:
     """Read the text of a stamp: English on the first line, then lines ``<language>.utf8=text``.
 
-    :returns: text by language.
+    :returns: text by language; a Latin letter in a Greek word is made the Greek one that looks the same.
     """
     first, *others = content.splitlines() or [""]
     texts = {"en": first.strip()}
@@ -22,7 +29,11 @@ def parse_descriptions(content: str) -> dict[str, str]:
         language, mark, text = line.partition(".utf8=")
         if mark:
             texts[language.strip()] = text.strip()
-    return texts
+    return {language: _mend_greek(text) for language, text in texts.items()}
+
+
+def _mend_greek(text: str) -> str:
+    return _GREEK_WORD.sub(lambda match: match[0].translate(_TO_GREEK), text)
 
 
 def list_tuxpaint(root: Path) -> list[Clip]:

@@ -144,9 +144,9 @@ def _require_known_languages(corpus: Corpus, tokenizer: CtcTokenizer) -> None:
     languages = ", ".join(f"`{name}`" for name in dict.fromkeys(s.language for s in unknown))
     known = [s.name for s in corpus.sources if s not in unknown]
     choice = (
-        "evaluate the others with " + " ".join(f"`--source {name}`" for name in known)
+        "take the others with " + " ".join(f"`--source {name}`" for name in known)
         if known
-        else "evaluate another corpus, or correct the languages in sources.tsv"
+        else "take another corpus, or correct the languages in sources.tsv"
     )
 
     raise InputError(

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from eqssl_speech.decoding.tuning import Tuning, tune
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.evaluate.references import EvaluationSet, Reference
 from eqssl_speech.tasks.transcribe.decoder import SearchOptions, make_beam_search
-from eqssl_speech.tasks.transcribe.emission import Emitter, ReadFailure
-from eqssl_speech.tasks.transcribe.planning import EmissionOptions, plan_batches
+from eqssl_speech.tasks.transcribe.emission import emit_recordings
+from eqssl_speech.tasks.transcribe.planning import EmissionOptions
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
@@ -124,15 +123,6 @@ def _emit(
     references: Sequence[Reference], recognizer: Recognizer, options: EmissionOptions
 ) -> dict[int, Tensor]:
     # By the index of the utterance; those that cannot be read are missing.
-    items = [reference.item for reference in references]
-    units = plan_batches([item.num_samples for item in items], recognizer, options)
+    emissions = emit_recordings(recognizer, [r.item for r in references], options)
 
-    parts: dict[int, list[Tensor]] = {}
-
-    for event in Emitter(recognizer, items, options).emit(b for unit in units for b in unit):
-        if isinstance(event, ReadFailure):
-            parts.pop(event.item, None)
-        else:
-            parts.setdefault(event.item, []).append(event.log_probs)
-
-    return {index: torch.cat(frames) for index, frames in parts.items()}
+    return {index: result for index, result in emissions if isinstance(result, Tensor)}

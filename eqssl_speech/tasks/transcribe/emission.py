@@ -22,6 +22,7 @@ from eqssl_speech.tasks.transcribe.planning import (
     Piece,
     make_grid,
     padded_num_samples,
+    plan_batches,
 )
 from eqssl_speech.tasks.transcribe.windows import EmissionJoiner
 
@@ -162,6 +163,35 @@ class Emitter:
             yield EmissionPart(piece.item, joiner.start, joiner.finish(), is_last=True)
 
             del self._joiners[piece.item]
+
+
+def emit_recordings(
+    recognizer: Recognizer, items: Sequence[AudioItem], options: EmissionOptions
+) -> Iterator[tuple[int, Tensor | AudioError]]:
+    """Read and emit whole recordings; the parts of a long one are put together.
+
+    :param recognizer: The model.
+    :param items: The recordings, each long enough for a frame; neighbours of about one length share batches best.
+    :param options: How much is given to the model at a time.
+    :returns: The index of each recording with its log-probabilities, *Shape:* ``(T, V)``, or with why it cannot be
+        read, as soon as they are known.
+    :raises InputError: As :func:`plan_batches` and :meth:`Emitter.emit`.
+    """
+    units = plan_batches([item.num_samples for item in items], recognizer, options)
+
+    parts: dict[int, list[Tensor]] = {}
+
+    for event in Emitter(recognizer, items, options).emit(b for unit in units for b in unit):
+        if isinstance(event, ReadFailure):
+            parts.pop(event.item, None)
+
+            yield event.item, event.error
+            continue
+
+        parts.setdefault(event.item, []).append(event.log_probs)
+
+        if event.is_last:
+            yield event.item, torch.cat(parts.pop(event.item))
 
 
 def _read_ahead(

@@ -43,6 +43,13 @@ class Transcript:
         return sum(word.confidence for word in self.words) / len(self.words)
 
 
+def make_clock(recognizer: Recognizer) -> FrameClock:
+    """Return how a recogniser's frames lie in time."""
+    receptive_field_s = recognizer.receptive_field_samples / recognizer.sample_rate
+
+    return FrameClock(recognizer.frame_shift_s, receptive_field_s)
+
+
 @final
 class HypothesisJoiner:
     """Decodes the parts of a recording as they come, and joins the tokens; words are formed of all of them."""
@@ -86,9 +93,7 @@ class HypothesisJoiner:
 
         :param recognizer: The model that the parts come from.
         """
-        clock = FrameClock(
-            recognizer.frame_shift_s, recognizer.receptive_field_samples / recognizer.sample_rate
-        )
+        clock = make_clock(recognizer)
 
         return to_words(self.spans, self._tokenizer.vocabulary, self._num_frames, clock=clock)
 

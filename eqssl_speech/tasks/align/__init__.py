@@ -1,0 +1,1 @@
+"""Placing the known texts of a corpus in time."""
