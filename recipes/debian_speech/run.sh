@@ -80,11 +80,11 @@ eqssl() {
     "$PYTHON" -m eqssl_speech "$@"
 }
 
-# What sets a method apart; all have the same audio per update.
+# What sets a method apart. All have the same audio per update, in as many batches: K = 1 takes two of a source.
 settings_of() {
     case "$1" in
-        mixed) echo equilibrium=null dataset.regime=mixed ;;
-        per_source) echo equilibrium=null ;;
+        mixed) echo equilibrium=null dataset.episodes_per_source=2 dataset.regime=mixed ;;
+        per_source) echo equilibrium=null dataset.episodes_per_source=2 ;;
         equilibrium) echo equilibrium.inner_lr="$inner_lr" ;;
         *)
             printf 'run.sh: there is no method `%s`; there are none, mixed, per_source and equilibrium.\n' "$1" >&2
