@@ -106,6 +106,18 @@ def test_what_a_diverged_model_gives_is_not_a_loss_of_zero() -> None:
     assert math.isnan(summarize(diverged)["ctc_loss"])
 
 
+def test_utterances_without_labels_count_as_errors_and_have_no_loss_a_label() -> None:
+    (result,) = make_results(1)
+    unknown = replace(
+        result, num_labels=0, words=ErrorCounts(deletions=1), chars=ErrorCounts(deletions=5)
+    )
+
+    row = summarize([unknown])
+
+    assert math.isnan(row["ctc_loss"])
+    assert (row["wer"], row["cer"]) == (100.0, 100.0)
+
+
 def test_perfect_model_has_rates_of_zero() -> None:
     result = UtteranceResult(
         index=0, loss=0.1, num_labels=5, num_frames=30, num_blank_frames=20,

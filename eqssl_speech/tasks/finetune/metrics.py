@@ -165,7 +165,7 @@ def summarize(results: Sequence[UtteranceResult]) -> dict[str, float]:
     num_reference = sum(r.num_labels for r in results)
 
     row = {
-        "ctc_loss": math.fsum(r.loss for r in finite) / num_labels if finite else math.nan,
+        "ctc_loss": math.fsum(r.loss for r in finite) / num_labels if num_labels else math.nan,
         "wer": 100.0 * words.rate,
         "cer": 100.0 * chars.rate,
         "blank_share": sum(r.num_blank_frames for r in results) / max(num_frames, 1),

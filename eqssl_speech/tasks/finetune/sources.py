@@ -216,7 +216,10 @@ class _TextReader:
         encoded = self._tokenizer.encode(text)
         labels = tuple(label for label in encoded if label != self._tokenizer.unk_index)
 
-        if not labels:
+        # Of text that the vocabulary lacks as a whole nothing is learnt; but what is only measured counts it, as
+        # `eqssl evaluate` does.
+        is_measured = max_num_samples is None
+        if not text or not (labels or is_measured):
             return self._leave_out(index, "empty text", f"nothing is left of {transcript!r}")
 
         if max_num_samples is not None and num_samples > max_num_samples:
