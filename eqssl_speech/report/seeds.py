@@ -2,8 +2,8 @@
 
     python -m eqssl_speech.report.seeds METHOD=DIR[,DIR,...] ...
 
-where each DIR holds the ``summary.json`` of `eqssl evaluate`. Prints Markdown: CER and WER in percent, the mean over
-the seeds and the sample standard deviation.
+where each DIR is one seed: it holds the ``summary.json`` of `eqssl evaluate`, or directories that do, such as one per
+language. Prints Markdown: CER and WER in percent, the mean over the seeds and the sample standard deviation.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from eqssl_speech.error import InputError
 from eqssl_speech.report.output import SUMMARY_FILE_NAME
 
+RATES: Final = ("cer", "wer")
+
 MACRO: Final = "macro"
 """The row of the average over languages."""
+
+Rates: TypeAlias = Mapping[str, Mapping[str, float]]
+"""What one seed came to: per language its CER and WER, 1.0 for 100 %."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         methods = dict(_parse(text) for text in parser.parse_args(argv).methods)
 
-        for rate in ("cer", "wer"):
+        for rate in RATES:
             print(f"{rate.upper()}, percent:\n\n{render(methods, rate)}\n")
     except InputError as ex:
         print(f"eqssl: {ex}", file=sys.stderr)
@@ -45,66 +50,89 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def render(methods: Mapping[str, Sequence[Mapping[str, Any]]], rate: str) -> str:
+def render(methods: Mapping[str, Sequence[Rates]], rate: str) -> str:
     """Lay the rates of all methods out as a Markdown table.
 
-    :param methods: Per method the summaries of its evaluations, one per seed.
+    :param methods: Per method the rates of its seeds.
     :param rate: ``cer`` or ``wer``.
     """
-    languages = list(dict.fromkeys(lang for s in methods.values() for x in s for lang in x["languages"]))  # fmt: skip
+    languages = list(dict.fromkeys(lang for seeds in methods.values() for s in seeds for lang in s))
 
     lines = [
         f"| language | {' | '.join(f'{name} (n={len(s)})' for name, s in methods.items())} |",
         f"|---|{'---|' * len(methods)}",
     ]
 
-    for row in (*languages, MACRO):
-        cells = (_describe([_rate_of(s, row, rate) for s in found]) for found in methods.values())
+    for lang in languages:
+        cells = (
+            _describe([s[lang][rate] for s in seeds if lang in s]) for seeds in methods.values()
+        )
 
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {lang} | {' | '.join(cells)} |")
 
-    return "\n".join(lines)
+    macros = (
+        _describe([mean(r[rate] for r in s.values()) for s in seeds]) for seeds in methods.values()
+    )
+
+    return "\n".join((*lines, f"| {MACRO} | {' | '.join(macros)} |"))
 
 
-def _describe(values: Sequence[float | None]) -> str:
-    present = [100.0 * value for value in values if value is not None]
-    if not present:
+def _describe(values: Sequence[float]) -> str:
+    if not values:
         return "not run"
 
-    spread = f" ± {stdev(present):.1f}" if len(present) > 1 else ""
+    spread = f" ± {100.0 * stdev(values):.1f}" if len(values) > 1 else ""
 
-    return f"{mean(present):.1f}{spread}"
-
-
-def _rate_of(summary: Mapping[str, Any], row: str, rate: str) -> float | None:
-    group = summary["macro_languages"] if row == MACRO else summary["languages"].get(row)
-
-    return None if group is None else float(group[rate]["value"])
+    return f"{100.0 * mean(values):.1f}{spread}"
 
 
-def _parse(text: str) -> tuple[str, list[dict[str, Any]]]:
+def _parse(text: str) -> tuple[str, list[Rates]]:
     name, separator, directories = text.partition("=")
 
     if not separator or not name or not directories:
         raise InputError(f"`{text}` must be METHOD=DIR[,DIR,...], such as `none=runs/a,runs/b`.")
 
-    return name, [
-        _read(Path(directory) / SUMMARY_FILE_NAME) for directory in directories.split(",")
-    ]
+    return name, [_read_seed(Path(directory)) for directory in directories.split(",")]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_seed(directory: Path) -> Rates:
+    file = directory / SUMMARY_FILE_NAME
+    files = [file] if file.exists() else sorted(directory.glob(f"*/{SUMMARY_FILE_NAME}"))
+
+    if not files:
+        raise InputError(
+            f"{directory}: has no {SUMMARY_FILE_NAME}; run `eqssl evaluate --out` first."
+        )
+
+    rates: dict[str, Mapping[str, float]] = {}
+
+    for file in files:
+        for lang, group in _read_languages(file):
+            if lang in rates:
+                raise InputError(
+                    f"{file}: `{lang}` is also in another summary of {directory}; keep one."
+                )
+
+            rates[lang] = group
+
+    return rates
+
+
+def _read_languages(file: Path) -> list[tuple[str, dict[str, float]]]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as ex:
         raise InputError(
-            f"{file}: cannot be read ({ex}); run `eqssl evaluate --out` first."
+            f"{file}: cannot be read ({ex}); run `eqssl evaluate --out` again."
         ) from None
 
-    if not isinstance(summary, dict) or not {"languages", "macro_languages"} <= summary.keys():
-        raise InputError(f"{file}: is not the summary of `eqssl evaluate`.")
-
-    return summary
+    try:
+        return [
+            (str(lang), {rate: float(group[rate]["value"]) for rate in RATES})
+            for lang, group in summary["languages"].items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{file}: is not the summary of `eqssl evaluate`.") from None
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ usage: run.sh CORPUS OUT [--size cpu|gpu] [--methods "none mixed per_source equi
 
 Makes CORPUS with `eqssl prepare debian-speech` if it is not there, then, for every method and seed:
   pre-trains into OUT/pretrain/METHOD-SEED (not for `none`), with the same audio per update in every method,
-  fine-tunes into OUT/finetune/METHOD-SEED on 10 minutes of labels in each of six languages,
-  evaluates on the test split into OUT/test/METHOD-SEED,
+  fine-tunes into OUT/finetune/METHOD-SEED/SOURCE on 10 minutes of labels, a recogniser for each of six languages,
+  evaluates them on the test split into OUT/test/METHOD-SEED/SOURCE,
 and prints the table of CER and WER per language over the seeds. What is done is not done again; what was interrupted goes on.
 
 --sweep pre-trains `equilibrium` for about a third of the updates with each inner_lr, prints the validation losses, and ends.
@@ -119,13 +119,11 @@ if [ -n "$sweep" ]; then
     exit 0
 fi
 
-sources="$(sed -n 's/^  sources: *\[\(.*\)\].*/\1/p' "$here/finetune_$size.yaml" | tr -d ' ' | tr ',' ' ')"
-named=()
-for source in $sources; do
-    named+=(--source "$source")
-done
+sources="$(sed -n 's/^  sources: *\[\(.*\)\].*/\1/p' "$here/pretrain_$size.yaml" | tr -d ' ' | tr ',' ' ')"
 
-[ -d "$out/tokenizer" ] || eqssl tokenizer "$corpus" "$out/tokenizer" "${named[@]}"
+for source in $sources; do
+    [ -d "$out/tokenizer/$source" ] || eqssl tokenizer "$corpus" "$out/tokenizer/$source" --source "$source"
+done
 
 for seed in $seeds; do
     for method in $methods; do
@@ -138,11 +136,14 @@ for seed in $seeds; do
             pretrained="$out/pretrain/$run"
         fi
 
-        eqssl finetune "$out/finetune/$run" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \
-            --config dataset.corpus="$corpus" tokenizer="$out/tokenizer" pretrained="$pretrained" common.seed="$seed"
+        for source in $sources; do
+            eqssl finetune "$out/finetune/$run/$source" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \
+                --config dataset.corpus="$corpus" dataset.sources="[$source]" tokenizer="$out/tokenizer/$source" \
+                pretrained="$pretrained" common.seed="$seed"
 
-        [ -f "$out/test/$run/summary.json" ] ||
-            eqssl evaluate "$out/finetune/$run" "$corpus" --split test --out "$out/test/$run" "${named[@]}"
+            [ -f "$out/test/$run/$source/summary.json" ] ||
+                eqssl evaluate "$out/finetune/$run/$source" "$corpus" --split test --out "$out/test/$run/$source" --source "$source"
+        done
     done
 done
 

@@ -16,10 +16,7 @@ def write_summary(directory: Path, **cers: float) -> Path:
 
     directory.mkdir()
 
-    summary = {
-        "languages": {language: group(cer) for language, cer in cers.items()},
-        "macro_languages": group(sum(cers.values()) / len(cers)),
-    }
+    summary = {"languages": {language: group(cer) for language, cer in cers.items()}}
 
     (directory / "summary.json").write_text(json.dumps(summary))
 
@@ -42,6 +39,37 @@ def test_holds_mean_and_deviation_of_every_language(
     assert "| cs | 45.0 ± 7.1 | not run |" in output
     assert "| macro | 33.5 ± 2.1 | 90.0 |" in output
     assert "| ru | 44.0 ± 5.7 | 180.0 |" in output
+
+
+def test_evaluations_of_one_language_each_make_one_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+
+    write_summary(seed / "a", ru=0.2)
+    write_summary(seed / "b", cs=0.5)
+
+    assert main([f"ours={seed}"]) == 0
+
+    assert "| macro | 35.0 |" in capsys.readouterr().out
+
+    write_summary(seed / "c", ru=0.3)
+
+    assert main([f"ours={seed}"]) == 2
+
+    assert "`ru` is also in another summary" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"languages": {"ru": {}}}'])
+def test_what_is_no_summary_is_named(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summary.json").write_text(content)
+
+    assert main([f"ours={tmp_path}"]) == 2
+
+    assert "summary.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["ours", "=x", "ours=", "ours=nowhere"])
