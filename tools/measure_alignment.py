@@ -243,9 +243,12 @@ def read_labels(file: Path) -> list[Phone]:
     """Read the phones of a recording, pauses among them.
 
     :param file: Lines ``end_s 125 phone`` after a line ``#``.
-    :raises InputError: If a line is malformed, a phone unknown, or the times do not increase.
+    :raises InputError: If the file cannot be read, a line is malformed, a phone unknown, or the times do not increase.
     """
-    _, mark, content = file.read_text(encoding="utf-8").partition("#\n")
+    try:
+        _, mark, content = file.read_text(encoding="utf-8").partition("#\n")
+    except (OSError, UnicodeDecodeError) as ex:
+        raise InputError(f"{file}: cannot be read as UTF-8 text ({ex}); fetch it anew.") from None
 
     phones: list[Phone] = []
     last_s = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +24,8 @@ texts are written as the model's tokenizer writes them; nothing is recognised.
 The output is CTM, a line `utterance channel start duration word confidence` per word, utterances in the order of the
 manifests. Times are in seconds from the begin of the utterance; the channel is always 1; the confidence is that of the
 word's least sure label, from 0 to 1. The name of an utterance is its path in the manifest, with `:offset:length` where
-it is a part of a file, and `SOURCE/` before it if several sources are aligned. As a name in CTM must have no space,
-white space, `%` and `;` are percent-encoded in it: a space is written %20.
+it is a part of a file, and `SOURCE/` before it unless one source alone is asked for, or the corpus has but one. As a
+name in CTM must have no space, white space, `%` and `;` are percent-encoded in it: a space is written %20.
 
 Utterances without text, that cannot be read, with characters that the model does not know, or that are too short for
 their labels are named, counted and left out.
@@ -63,11 +64,10 @@ def add(commands: Any) -> None:
 def _run(options: Namespace) -> int:
     from eqssl_speech.tasks.align.align import AlignmentJob
     from eqssl_speech.tasks.align.ctm import write_ctm
-    from eqssl_speech.tasks.transcribe.output import make_directory
 
     # What can fail fails before hours of work.
     _require_free(options.out, overwrite=options.overwrite)
-    make_directory(options.out.parent)
+    _make_writable(options.out.parent)
 
     recognizer, emission_options = load_emission(options)
     references = load_references(options, options.split, recognizer)
@@ -87,9 +87,24 @@ def _require_free(file: Path, *, overwrite: bool) -> None:
             f"{file}: is a directory; give the file to write, such as {file / 'test.ctm'}."
         )
 
+    # Written in one move, the file would take the place of a device.
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: is no regular file; give the file to write, such as test.ctm.")
+
     if file.exists() and not overwrite:
         raise InputError(
             f"{file}: exists already; give another `--out`, or `--overwrite` to write it again."
+        )
+
+
+def _make_writable(directory: Path) -> None:
+    from eqssl_speech.tasks.transcribe.output import make_directory
+
+    make_directory(directory)
+
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{directory}: the directory cannot be written to; give another `--out`, or change its permissions."
         )
 
 

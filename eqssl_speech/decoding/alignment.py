@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import final
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from eqssl_speech.decoding.hypothesis import Hypothesis
 from eqssl_speech.decoding.lexicon import show_piece
 from eqssl_speech.error import InputError
+from eqssl_speech.text.frames import min_frames
 from eqssl_speech.text.tokenizer import WORD_BOUNDARY
 
 
@@ -108,15 +108,6 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Toke
     return [TokenSpan(s.token, s.start, s.end, min(max(s.score, 0.0), 1.0)) for s in spans]
 
 
-def count_frames_needed(tokens: Sequence[int]) -> int:
-    """Count the frames that CTC needs for tokens: one each, and a blank between two that are equal.
-
-    :param tokens: The tokens, without blanks.
-    :returns: The smallest number of frames.
-    """
-    return len(tokens) + sum(1 for a, b in pairwise(tokens) if a == b)
-
-
 def spans_of(hypothesis: Hypothesis) -> list[TokenSpan]:
     """Take the spans of a hypothesis as its search found them.
 
@@ -183,7 +174,7 @@ def _find_path(log_probs: Tensor, tokens: Sequence[int], blank: int) -> tuple[Te
         warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
 
         paths, scores = torchaudio.functional.forced_align(
-            log_probs.unsqueeze(0), labels, blank=blank
+            log_probs.unsqueeze(0).contiguous(), labels, blank=blank
         )
 
     return paths[0], scores[0]
@@ -227,7 +218,7 @@ def _check(log_probs: Tensor, tokens: Sequence[int], blank: int) -> None:
     if not torch.isfinite(log_probs).all():
         raise ValueError("`log_probs` must be finite, but hold infinity or not-a-number.")
 
-    needed = count_frames_needed(tokens)
+    needed = min_frames(tokens)
     if num_frames < needed:
         num_repeats = needed - len(tokens)
         raise InputError(

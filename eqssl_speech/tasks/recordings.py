@@ -20,6 +20,7 @@ def check_recordings(
     :param source: The data source.
     :param split: The split.
     :param section: What a recording must be like.
+    :returns: The manifest, and which of its recordings are good.
     :raises InputError: If the manifest cannot be used, or too many recordings are bad.
     """
     manifest, report = check_split(

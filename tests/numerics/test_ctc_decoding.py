@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from eqssl_speech.decoding.alignment import align, count_frames_needed
+from eqssl_speech.decoding.alignment import align
 from eqssl_speech.decoding.beam import BeamSearch
 from eqssl_speech.decoding.greedy import decode_greedy, decode_greedy_batch
+from eqssl_speech.text.frames import min_frames
 
 TOLERANCE = 1e-5
 
@@ -122,7 +123,7 @@ def test_alignment_is_the_most_probable_path_of_the_labels(seed: int) -> None:
     labels = torch.randint(1, 4, (num_labels,), generator=generator).tolist()
 
     # Half of the cases leave no frame to spare.
-    num_frames = max(1, count_frames_needed(labels)) + seed % 2 * 2
+    num_frames = max(1, min_frames(labels)) + seed % 2 * 2
     log_probs = draw_log_probs(min(num_frames, 7), vocab_size=4, seed=seed)
 
     path, _ = max(
@@ -146,7 +147,7 @@ def test_labels_fit_exactly_the_frames_that_some_path_needs() -> None:
             shortest.setdefault(collapse(path), num_frames)
 
     assert len(shortest) > 50
-    assert all(count_frames_needed(labels) == n for labels, n in shortest.items())
+    assert all(min_frames(labels) == n for labels, n in shortest.items())
 
 
 def sum_over_paths(log_probs: Tensor) -> dict[tuple[int, ...], float]:

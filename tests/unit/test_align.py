@@ -91,6 +91,33 @@ def test_clock_is_that_of_the_model(tmp_path: Path) -> None:
     assert later.end_s - usual.end_s == pytest.approx(40 / RATE)
 
 
+def test_times_are_those_of_the_utterance_at_any_sample_rate(tmp_path: Path) -> None:
+    folder = tmp_path / "en"
+    make_corpus(tmp_path, {"en": {"a.wav": "ab cd"}})
+
+    # Two channels at three times the rate, and a part of such a file with a second before it and one after.
+    num_samples = write_spelled(folder / "b.wav", "ab cd", 3 * RATE, 2)
+    samples, _ = soundfile.read(folder / "b.wav", dtype="float32")
+    silence = np.zeros((3 * RATE, 2), np.float32)
+    soundfile.write(folder / "c.wav", np.concatenate([silence, samples, silence]), 3 * RATE)
+
+    entries = [
+        ManifestEntry("a.wav", num_samples // 3),
+        ManifestEntry("b.wav", num_samples),
+        ManifestEntry("c.wav", num_samples, 3 * RATE, is_slice=True),
+    ]
+    write_manifest(folder / "test.tsv", ".", entries)
+    (folder / "test.wrd").write_text("ab cd\n" * 3)
+
+    a, b, c = run(tmp_path).utterances
+
+    assert c.name == f"c.wav:{3 * RATE}:{num_samples}"
+    assert a.duration_s == b.duration_s == c.duration_s
+
+    times = [[(w.text, w.start_s, w.end_s) for w in u.words] for u in (a, b, c)]
+    assert times[0] == times[1] == times[2]
+
+
 def test_text_that_is_not_what_is_said_is_placed_all_the_same_and_not_believed(
     tmp_path: Path,
 ) -> None:
@@ -166,6 +193,27 @@ def test_what_cannot_be_aligned_is_left_out_by_name_and_reason(tmp_path: Path) -
     assert messages["short.wav"].endswith("has 21 frames, but its 17 labels need 23")
 
 
+def test_source_of_which_nothing_can_be_aligned_is_left_out_by_name(tmp_path: Path) -> None:
+    make_corpus(
+        tmp_path,
+        {
+            "en": {"a.wav": "ab", "b.wav": "cd"},
+            "ru": {"a.wav": "труд", "b.wav": "мир", "c.wav": "мир"},
+            "de": {"a.wav": "ä", "b.wav": "é"},
+        },
+    )
+    (tmp_path / "ru" / "b.wav").unlink()
+    (tmp_path / "en" / "a.wav").unlink()
+
+    samples, _ = soundfile.read(tmp_path / "ru" / "c.wav", dtype="float32")
+    soundfile.write(tmp_path / "ru" / "c.wav", samples * np.nan, RATE, subtype="FLOAT")
+
+    alignment = run(tmp_path)
+
+    assert [u.name for u in alignment.utterances] == ["en/b.wav", "de/a.wav"]
+    assert alignment.left_out_sources == {"ru": "none of its 3 utterances can be aligned"}
+
+
 def test_nothing_to_align_is_one_sentence_before_the_model_runs(tmp_path: Path) -> None:
     make_corpus(tmp_path, {"ru": {"a.wav": "труд", "b.wav": "труд"}})
 
@@ -204,7 +252,7 @@ def test_ctm_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_ctm_of_others_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.ctm"
     file.write_text(
-        ";; from elsewhere\n\n7654 A 11.34 0.2  YES -6.763\n7654\tA\t12.0\t0.34\tYOU\r\n"
+        "\ufeff;; from elsewhere\n\n7654 A 11.34 0.2  YES -6.763\n7654\tA\t12.0\t0.34\tYOU\r\n"
     )
 
     assert read_ctm(file) == {

@@ -118,6 +118,14 @@ def test_words_of_a_clear_recording_are_the_same_by_search_and_by_alignment() ->
     assert [w.confidence for w in searched] == pytest.approx([w.confidence for w in aligned])
 
 
+def test_alignment_does_not_depend_on_how_the_memory_is_laid_out() -> None:
+    log_probs = peaked([0, 3, 0, 4, 4, 0], len(CHARS))
+    turned = log_probs.t().contiguous().t()
+
+    assert not turned.is_contiguous()
+    assert align(turned, [3, 4]) == align(log_probs, [3, 4])
+
+
 def test_alignment_of_nothing_is_empty() -> None:
     assert align(peaked([0, 0, 3], len(CHARS)), []) == []
     assert align(torch.zeros(0, 4), []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -160,6 +161,36 @@ def test_mistakes_are_one_sentence_before_the_model_runs(
 
     assert recognizer.batches == []
     assert not (tmp_path / "a.ctm").exists()
+
+
+def test_what_is_no_regular_file_is_not_replaced(
+    tmp_path: Path, run: Run, recognizer: SpelledRecognizer
+) -> None:
+    make_spelled_corpus(tmp_path / "c", num_utterances=4)
+
+    # Stands for /dev/null, of which a mistake here would deprive the machine.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(InputError, match=r"pipe: is no regular file; give the file to write"):
+        run(tmp_path / "c", "--out", pipe, "--overwrite")
+
+    assert pipe.is_fifo()
+    assert recognizer.batches == []
+
+
+def test_directory_that_cannot_be_written_to_is_one_sentence_before_the_model_runs(
+    tmp_path: Path, run: Run, recognizer: SpelledRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spelled_corpus(tmp_path / "c", num_utterances=4)
+
+    # What the system says to a user who is not root.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "locked")
+
+    with pytest.raises(InputError, match=r"locked: the directory cannot be written to; give ano"):
+        run(tmp_path / "c", "--out", tmp_path / "locked" / "a.ctm")
+
+    assert recognizer.batches == []
 
 
 def test_directory_that_is_no_recogniser_is_one_sentence(

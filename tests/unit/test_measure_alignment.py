@@ -170,6 +170,21 @@ def test_damaged_labels_are_one_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_labels_that_are_no_text_are_one_sentence(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.lab").write_bytes(b"#\n0.1 125 a\n0.2 125 \xff\n")
+    ctm = write_ctm(tmp_path / "a.ctm", [("a.flac", [Word("а", 0.0, 1.0, 1.0)])])
+
+    monkeypatch.setattr("sys.argv", ["tool", str(ctm), "--labels", str(tmp_path)])
+
+    assert tool.main() == 2
+    assert "a.lab: cannot be read as UTF-8 text" in capsys.readouterr().err
+
+
 def test_ctm_of_other_recordings_is_one_sentence(
     tool: ModuleType,
     tmp_path: Path,

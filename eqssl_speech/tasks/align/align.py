@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from torch import Tensor
 
 from eqssl_speech.data.audio import AudioError
-from eqssl_speech.decoding.alignment import Word, align, count_frames_needed, to_words
+from eqssl_speech.decoding.alignment import Word, align, to_words
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.evaluate.references import EvaluationSet, LeftOut, Reference
 from eqssl_speech.tasks.transcribe.emission import emit_recordings
 from eqssl_speech.tasks.transcribe.planning import EmissionOptions, make_grid
 from eqssl_speech.tasks.transcribe.result import make_clock
+from eqssl_speech.text.frames import min_frames
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.recognizer import Recognizer
@@ -134,11 +136,19 @@ class AlignmentJob:
         if not aligned:
             raise InputError(self._explain_nothing())
 
-        return Alignment(
-            tuple(aligned[index] for index in sorted(aligned)),
-            tuple(self._left_out),
-            self._set.left_out_sources,
-        )
+        utterances = tuple(aligned[index] for index in sorted(aligned))
+
+        return Alignment(utterances, tuple(self._left_out), self._list_left_out_sources(utterances))
+
+    def _list_left_out_sources(self, utterances: Sequence[AlignedUtterance]) -> dict[str, str]:
+        used = {utterance.reference.source for utterance in utterances}
+        counts = Counter(left_out.source for left_out in self._left_out)
+
+        return self._set.left_out_sources | {
+            source.name: f"none of its {counts[source.name]} utterances can be aligned"
+            for source in self._set.sources
+            if source.name not in used
+        }
 
     def _align(
         self, reference: Reference, labels: list[int], log_probs: Tensor
@@ -173,7 +183,7 @@ class AlignmentJob:
             )
 
         num_frames = make_grid(self._recognizer).count(reference.item.num_samples)
-        needed = count_frames_needed(labels)
+        needed = min_frames(labels)
 
         if num_frames < needed:
             return leave_out(

@@ -46,7 +46,7 @@ def read_ctm(file: Path) -> dict[str, list[Word]]:
     :raises InputError: If the file is missing, or a line is malformed.
     """
     try:
-        lines = file.read_bytes().decode("utf-8").split("\n")
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as ex:
         raise InputError(
             f"{file}: cannot be read ({ex.strerror}); give a CTM file, such as `eqssl align` writes."

@@ -31,6 +31,7 @@ def list_sources(
     :param sources: The sources.
     :param planner: Plans their batches, which hold less audio than they may: utterances stay whole.
     :param num_batches: The batches of an update, over all ranks.
+    :returns: A row per source, in their order.
     """
     num_all_batches = (config.regime.num_steps or 0) * num_batches
 
