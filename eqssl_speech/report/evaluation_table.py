@@ -166,13 +166,15 @@ def _list_groups(evaluation: Evaluation, context: EvaluationContext) -> list[_Ro
 
 
 def _list_averages(evaluation: Evaluation) -> list[_Row]:
-    languages, sources = evaluation.macro_languages, evaluation.macro_sources
+    rows = [_make_row(("micro average", "", ""), evaluation.micro)]
 
-    rows = [
-        _make_row(("micro average", "", ""), evaluation.micro),
-        _make_average(f"macro, {languages.num_groups} languages", languages),
-        _make_average(f"macro, {sources.num_groups} sources", sources),
-    ]
+    # That of one is its own row.
+    for kind, average in (
+        ("languages", evaluation.macro_languages),
+        ("sources", evaluation.macro_sources),
+    ):
+        if average.num_groups > 1:
+            rows.append(_make_average(f"macro, {average.num_groups} {kind}", average))
 
     for kind, groups in (("language", evaluation.by_language), ("source", evaluation.by_source)):
         name, _ = find_worst(groups, "char")
