@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -64,10 +63,11 @@ def add(commands: Any) -> None:
 def _run(options: Namespace) -> int:
     from eqssl_speech.tasks.align.align import AlignmentJob
     from eqssl_speech.tasks.align.ctm import write_ctm
+    from eqssl_speech.tasks.transcribe.output import make_directory
 
     # What can fail fails before hours of work.
     _require_free(options.out, overwrite=options.overwrite)
-    _make_writable(options.out.parent)
+    make_directory(options.out.parent)
 
     recognizer, emission_options = load_emission(options)
     references = load_references(options, options.split, recognizer)
@@ -94,17 +94,6 @@ def _require_free(file: Path, *, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         raise InputError(
             f"{file}: exists already; give another `--out`, or `--overwrite` to write it again."
-        )
-
-
-def _make_writable(directory: Path) -> None:
-    from eqssl_speech.tasks.transcribe.output import make_directory
-
-    make_directory(directory)
-
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{directory}: the directory cannot be written to; give another `--out`, or change its permissions."
         )
 
 

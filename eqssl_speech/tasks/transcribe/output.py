@@ -153,7 +153,7 @@ def make_directory(directory: Path) -> None:
     """Make a directory for outputs, and those that it lies in.
 
     :param directory: The directory; it may exist.
-    :raises InputError: If it cannot be made.
+    :raises InputError: If it cannot be made or written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -161,3 +161,8 @@ def make_directory(directory: Path) -> None:
         raise InputError(
             f"{directory}: the directory cannot be made ({ex.strerror}); give another `--out`."
         ) from None
+
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{directory}: the directory cannot be written to; give another `--out`, or change its permissions."
+        )
