@@ -69,6 +69,8 @@ def assert_refused(result: tuple[int, str], directory: Path, *words: str) -> Non
         ("weighting.method=ctc-dro", ["`weighting.method`", "average, ctc_dro"]),
         ("model.config_overrides.foo=1", ["`model.config_overrides.foo`"]),
         ("model.dtype=float99", ["`model.dtype`", "float99"]),
+        ("num_new_layers=3", ["`num_new_layers` is 3", "from 0 to 2"]),
+        ("num_new_layers=-1", ["`num_new_layers` is -1", "from 0"]),
         ("dataset=3", ["`dataset`", "`int`"]),
         ("dataset.sources=ru-festvox", ["`[ru-festvox]`", "brackets"]),
         ("dataset.audio_seconds_per_update=1", ["too long", "raise `dataset.audio_seconds_per_update` to"]),

@@ -240,6 +240,34 @@ def test_a_model_may_have_fewer_layers_than_the_checkpoint() -> None:
     assert "encoder.layers.1.ffn.inner_proj.weight" in report.left_out
 
 
+@pytest.mark.parametrize("num_new_layers", [0, 1, 2])
+def test_the_last_layers_can_be_new(num_new_layers: int) -> None:
+    tensors = make_tensors()
+    model = make_model()
+    fresh = make_model().state_dict()
+
+    report = load_encoder(
+        model, PretrainedEncoder("a", tensors, None), num_new_layers=num_new_layers
+    )
+
+    new = tuple(f"encoder.layers.{i}." for i in range(2 - num_new_layers, 2))
+
+    for name, tensor in model.state_dict().items():
+        is_new = name.startswith(("final_proj.", *new))
+        assert torch.equal(tensor, fresh[name] if is_new else tensors[name]), name
+        assert (name in report.newly_made) == is_new
+        assert (name in report.loaded) != is_new
+        assert (name in report.left_out) == is_new
+
+
+@pytest.mark.parametrize("num_new_layers", [-1, 3])
+def test_there_cannot_be_more_new_layers_than_layers(num_new_layers: int) -> None:
+    encoder = PretrainedEncoder("a", make_tensors(), None)
+
+    with pytest.raises(ValueError, match=r"`num_new_layers` must be in \[0, 2\]"):
+        load_encoder(make_model(), encoder, num_new_layers=num_new_layers)
+
+
 def test_a_model_on_the_meta_device_is_only_checked() -> None:
     with torch.device("meta"):
         model = make_model()

@@ -25,6 +25,7 @@ from fairseq2.models.wav2vec2.asr import (
 )
 from fairseq2.utils.structured import StandardValueConverter, StructureError
 from torch import Tensor
+from torch.nn import ModuleList
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checkpoint import (
@@ -111,6 +112,8 @@ def load_encoder(
     model: Wav2Vec2AsrModel,
     pretrained: PretrainedEncoder | str | Path,
     encoder_config: Wav2Vec2EncoderConfig | None = None,
+    *,
+    num_new_layers: int = 0,
 ) -> LoadReport:
     """Fill the frontend, the encoder and the masker of a model; its output layer stays as it was initialised.
 
@@ -119,9 +122,11 @@ def load_encoder(
     :param pretrained: The encoder, or what :func:`open_encoder` takes.
     :param encoder_config: The configuration that the model was made of. If given, it is compared with that of the
         checkpoint, because not all of it shows in the shapes of tensors (the number of attention heads, strides).
+    :param num_new_layers: So many of the model's last layers stay as they were initialised too.
     :returns: What was loaded, what was left out, and what is new.
     :raises InputError: If the checkpoint is of another library, or holds no encoder, or one that differs from the
         model's; nothing is loaded then. Fewer layers than the checkpoint's are allowed.
+    :raises ValueError: If the model has fewer than ``num_new_layers`` layers.
     """
     if not isinstance(pretrained, PretrainedEncoder):
         pretrained = open_encoder(pretrained)
@@ -142,7 +147,9 @@ def load_encoder(
     check_names(source, theirs, ours)
     check_shapes(source, theirs, ours)
 
-    loaded = [name for name in ours if name in theirs]
+    new = _prefixes_of_last_layers(model, num_new_layers)
+
+    loaded = [name for name in ours if name in theirs and not name.startswith(new)]
 
     _copy(source, {name: theirs[name] for name in loaded}, ours)
 
@@ -154,7 +161,7 @@ def load_encoder(
         left_out=count_elements(
             pretrained.tensors, (n for n in pretrained.tensors if n not in used)
         ),
-        newly_made=count_elements(ours, (n for n in ours if n not in theirs)),
+        newly_made=count_elements(ours, (n for n in ours if n not in theirs or n.startswith(new))),
     )
 
 
@@ -251,6 +258,19 @@ def _read_run_config(checkpoint: RunCheckpoint) -> Wav2Vec2EncoderConfig | None:
     assert isinstance(config, Wav2Vec2EncoderConfig)
 
     return config
+
+
+def _prefixes_of_last_layers(model: Wav2Vec2AsrModel, num_layers: int) -> tuple[str, ...]:
+    layers = model.encoder.layers
+
+    assert isinstance(layers, ModuleList)
+
+    if not 0 <= num_layers <= len(layers):
+        raise ValueError(
+            f"`num_new_layers` must be in [0, {len(layers)}], but is {num_layers} instead."
+        )
+
+    return tuple(f"encoder.layers.{i}." for i in range(len(layers) - num_layers, len(layers)))
 
 
 def _copy(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:

@@ -154,6 +154,14 @@ def check_model(resolver: DependencyResolver, config: FinetuneConfig) -> None:
 
     adapted.apply_overrides("model", model_config, config.model.config_overrides)
 
+    num_layers = adapted.model_config.encoder_config.num_encoder_layers
+
+    if not 0 <= config.num_new_layers <= num_layers:
+        raise InputError(
+            f"`num_new_layers` is {config.num_new_layers}, but must be from 0 to {num_layers}, the number of layers of "
+            "the encoder."
+        )
+
     # The tensors too, unless they would have to be downloaded: whether they fit shows only in them.
     if config.pretrained is not None and Path(config.pretrained).exists():
         with torch.device("meta"):

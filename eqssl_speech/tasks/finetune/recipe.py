@@ -120,7 +120,12 @@ class FinetuneRecipe(Recipe):
         if newly_initialized and config.pretrained is not None:
             adapted = context.resolver.resolve(AdaptedModelConfig)
 
-            report = load_encoder(model, config.pretrained, adapted.model_config.encoder_config)
+            report = load_encoder(
+                model,
+                config.pretrained,
+                adapted.model_config.encoder_config,
+                num_new_layers=config.num_new_layers,
+            )
 
             log.info(report.render())
 
