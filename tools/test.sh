@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up `.venv` and runs the tests.
+# Sets up `.venv` and runs the tests, a process on each core.
 #
 #   tools/test.sh                     everything but the tests marked `slow`
 #   tools/test.sh --all               the slow ones too
@@ -15,4 +15,7 @@ if [ "${1:-}" = --all ]; then
     set -- -m "" "$@"
 fi
 
-exec .venv/bin/python -m pytest "$@"
+# The processes are as many as the cores already.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+exec .venv/bin/python -m pytest --numprocesses logical --dist loadfile "$@"
