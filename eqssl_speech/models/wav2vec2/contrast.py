@@ -1,0 +1,106 @@
+"""The contrastive logits of wav2vec 2.0 from one product per utterance, without the distractors' vectors."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_COSINE_EPS: Final = 1e-8
+"""That of ``torch.cosine_similarity``."""
+
+
+def sample_distractors(
+    batch_size: int, num_targets: int, num_distractors: int, device: torch.device
+) -> Tensor:
+    """Draw distractors for each target from the other targets of its utterance, with replacement.
+
+    The same random numbers are drawn as by fairseq2, in the same order.
+
+    :param batch_size: The number of utterances.
+    :param num_targets: The number of targets of an utterance, at least 2.
+    :param num_distractors: The number of distractors of a target.
+    :returns: The positions of the distractors among the utterance's targets, in [0, ``num_targets``). *Shape:*
+        ``(N, S, L)``.
+    """
+    size = (batch_size, num_targets * num_distractors)
+
+    indices = torch.randint(0, num_targets - 1, size, device=device)
+    indices = indices.view(batch_size, num_targets, num_distractors)
+
+    own = torch.arange(num_targets, device=device).view(1, -1, 1)
+
+    return indices.add_(indices >= own)
+
+
+def contrast(seqs: Tensor, targets: Tensor, distractors: Tensor, temperature: float) -> Tensor:
+    """Compare predictions with their targets and with distractors.
+
+    All cosines between the predictions and the targets of an utterance are one matrix product; the distractors' are
+    then picked out of it. In float32 at least, whatever the precision of the arguments.
+
+    :param seqs: The predictions. *Shape:* ``(N, S, M)``.
+    :param targets: The targets. *Shape:* ``(N, S, M)``.
+    :param distractors: What :func:`sample_distractors` returns. *Shape:* ``(N, S, L)``.
+    :param temperature: The cosines are divided by it.
+    :returns: The logits; the target's stands first, and a distractor that equals the target has minus infinity.
+        *Shape:* ``(N, S, 1 + L)``.
+    """
+    same = _equals_target(targets, distractors)
+
+    with torch.autocast(seqs.device.type, enabled=False):
+        predictions = normalize(_at_least_float32(seqs), dim=-1, eps=_COSINE_EPS)
+        candidates = normalize(_at_least_float32(targets), dim=-1, eps=_COSINE_EPS)
+
+        # (N, S, M) x (N, M, S) -> (N, S, S)
+        cosines = torch.bmm(predictions, candidates.transpose(1, 2))
+
+    if temperature != 1.0:
+        cosines = cosines / temperature
+
+    positives = cosines.diagonal(dim1=1, dim2=2).unsqueeze(-1)
+    negatives = cosines.gather(2, distractors).masked_fill(same, -torch.inf)
+
+    return torch.cat([positives, negatives], dim=2)
+
+
+def _equals_target(targets: Tensor, distractors: Tensor) -> Tensor:
+    """Say which distractors are equal to the target in all elements. *Shape:* ``(N, S, L)``."""
+    keys = _row_keys(targets.detach())
+
+    # (N, S) -> (N, S, S) -> (N, S, L)
+    same = keys.unsqueeze(2) == keys.unsqueeze(1)
+
+    return same.gather(2, distractors)
+
+
+def _row_keys(rows: Tensor) -> Tensor:
+    """Return an integer per row that is the same for equal rows and differs for others (but for one pair in 2^64)."""
+    # Minus zero equals zero.
+    bits = (rows + 0.0).view(_INTEGERS[rows.dtype]).long()
+
+    # Products and sums wrap around.
+    return (bits * _key_factors(rows.size(-1), rows.device)).sum(-1)
+
+
+@cache
+def _key_factors(size: int, device: torch.device) -> Tensor:
+    """Return random odd numbers of 64 bits, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+
+    return (torch.randint(-(2**63), 2**63 - 1, (size,), generator=generator) | 1).to(device)
+
+
+_INTEGERS: Final = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

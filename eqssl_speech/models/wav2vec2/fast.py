@@ -1,0 +1,48 @@
+"""The same wav2vec 2.0 in less time and memory: the same parameters, the same checkpoints, the same numbers."""
+
+from __future__ import annotations
+
+from typing import final
+
+from fairseq2.models.wav2vec2 import Wav2Vec2Model
+from fairseq2.models.wav2vec2.feature_extractor import Wav2Vec2FeatureExtractor
+from torch import Tensor
+from torch.nn import Module
+from typing_extensions import override
+
+from eqssl_speech.models.wav2vec2.contrast import contrast, sample_distractors
+from eqssl_speech.models.wav2vec2.feature_extractor import ChannelsLastFeatureExtractor
+
+
+def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
+    """Let a model of fairseq2's wav2vec 2.0 families compute faster.
+
+    Some modules get another class; parameters, buffers and their names stay, and the same random numbers are drawn in
+    the same order.
+
+    :param model: Changed in place; whatever has no fast counterpart stays as it is.
+    :param twice_differentiable: Leaves out what can be differentiated only once.
+    """
+    for module in model.modules():
+        if type(module) is Wav2Vec2Model:
+            module.__class__ = FastWav2Vec2Model
+        elif type(module) is Wav2Vec2FeatureExtractor and not twice_differentiable:
+            if ChannelsLastFeatureExtractor.can_replace(module):
+                module.__class__ = ChannelsLastFeatureExtractor
+
+    return model
+
+
+@final
+class FastWav2Vec2Model(Wav2Vec2Model):  # type: ignore[misc]
+    """Hands positions instead of vectors from the sampling of distractors to the logits."""
+
+    @override
+    def _sample_distractors(self, targets: Tensor) -> Tensor:
+        batch_size, num_targets, _ = targets.shape
+
+        return sample_distractors(batch_size, num_targets, self.num_distractors, targets.device)
+
+    @override
+    def _compute_logits(self, seqs: Tensor, targets: Tensor, distractors: Tensor) -> Tensor:
+        return contrast(seqs, targets, distractors, self.logit_temp)
