@@ -26,9 +26,12 @@ def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
     for module in model.modules():
         if type(module) is Wav2Vec2Model:
             module.__class__ = FastWav2Vec2Model
-        elif type(module) is Wav2Vec2FeatureExtractor and not twice_differentiable:
-            if ChannelsLastFeatureExtractor.can_replace(module):
-                module.__class__ = ChannelsLastFeatureExtractor
+        elif (
+            type(module) is Wav2Vec2FeatureExtractor
+            and ChannelsLastFeatureExtractor.can_replace(module)
+            and not twice_differentiable
+        ):
+            module.__class__ = ChannelsLastFeatureExtractor
 
     return model
 

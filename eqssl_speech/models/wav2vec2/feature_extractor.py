@@ -47,6 +47,8 @@ class ChannelsLastFeatureExtractor(Wav2Vec2FeatureExtractor):  # type: ignore[mi
         seqs = seqs.view(*seqs.shape[:2], 1)
 
         for layer in self.layers:
+            assert isinstance(layer, Wav2Vec2FeatureExtractionLayer)
+
             seqs = _run_layer(layer, seqs)
 
         if self.training and self.grad_scale != 1.0:
@@ -70,6 +72,9 @@ def normalized_conv1d(waveforms: Tensor, weight: Tensor, stride: int, norm: Grou
     :param norm: A group norm with a group per channel.
     :returns: *Shape:* ``(N, (S - K) // stride + 1, D)``.
     """
+    # What is constant goes with the mean, at once and not as the difference of large numbers.
+    waveforms = waveforms - waveforms.double().mean(dim=1, keepdim=True).to(waveforms.dtype)
+
     # (N, S) -> (N, T, K)
     frames = waveforms.unfold(1, weight.size(2), stride)
 

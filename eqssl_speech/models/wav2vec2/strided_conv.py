@@ -1,10 +1,10 @@
 """A strided convolution over time as matrix products, on channels-last features and without copies.
 
-With a stride of s, the first s taps of all output frames are the rows of the input seen as ``(T / s, s x C)``, the next s
-taps those of the same view one row further down, and so on. Each such slab is one product with its part of the weight,
-and in the backward pass one product into the gradient of the input and one into that of the weight. oneDNN's convolution
-of torch 2.9 reaches less than half of the throughput of these products on the CPU, and wants the channels first, which
-costs a copy of what layer norm and the encoder need channels-last.
+With a stride of s, the first s taps of all output frames are the rows of the input seen as ``(T / s, s x C)``, the next
+s taps those of the same view one row further down, and so on. Each such slab is one product with its part of the
+weight, and in the backward pass one product into the gradient of the input and one into that of the weight. oneDNN's
+convolution of torch 2.9 reaches less than half of the throughput of these products on the CPU, and wants the channels
+first, which costs a copy of what layer norm and the encoder need channels-last.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def strided_conv1d(seqs: Tensor, weight: Tensor, bias: Tensor | None, stride: in
     # (D, C, K) -> (K, C, D), so that a slab's weight is a block of rows
     taps = weight.permute(2, 1, 0).contiguous()
 
-    output: Tensor = _StridedConv.apply(seqs, taps, stride)
+    output: Tensor = _StridedConv.apply(seqs, taps, stride)  # type: ignore[no-untyped-call]
 
     return output if bias is None else output + bias
 
