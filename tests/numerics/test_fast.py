@@ -1,4 +1,4 @@
-"""The fast path computes the host's numbers: to 1e-5 in float32 and to 1e-10 in float64, masks and distractors alike."""
+"""The fast path computes the host's numbers: to 1e-5 in float32, to 1e-10 in float64, masks and distractors alike."""
 
 from __future__ import annotations
 
@@ -217,7 +217,8 @@ def test_the_strided_convolution_is_torchs(
 
     assert_close(output, expected)
     for x, y in zip(ours[: 2 + bias], host, strict=False):
-        assert x.grad is not None and y.grad is not None
+        assert x.grad is not None
+        assert y.grad is not None
         assert_close(x.grad, y.grad)
 
 
@@ -280,7 +281,8 @@ def test_the_normalised_convolution_is_convolution_and_group_norm(
         pairs += [(weight.grad, exact_weight.grad), (norm.weight.grad, exact_norm.weight.grad)]
 
     for x, y in pairs:
-        assert x is not None and y is not None
+        assert x is not None
+        assert y is not None
         assert (x - y).norm() <= TOLERANCES[dtype] * max(y.norm(), 1.0)
 
 
