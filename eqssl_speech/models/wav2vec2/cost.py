@@ -10,8 +10,8 @@ passes but hardly any operations. A part that takes longer than both
 leaves that much on the table; ``tools/bench_step.py`` prints the share that each part reaches. What the numbers say:
 
 * Processors do 5 to 20 operations in the time that a byte takes from memory, and GPUs 100 to 300 in bfloat16. Forward
-  and backward of the feature extractor do 84 a byte in base and 17 in ``tiny`` (float32), those of the encoder 86 and 34:
-  bound by arithmetic on the CPU, the more so the wider the model, and not always on a GPU.
+  and backward of the feature extractor do 84 a byte in base and 17 in ``tiny`` (float32), those of the encoder 86 and
+  34: bound by arithmetic on the CPU, the more so the wider the model, and not always on a GPU.
 * The first convolution does ``2 x 10`` operations for each number that it writes, and is bound by memory alone, as are
   group norm and GELU behind it over 3,199 frames a second: hence one pass for convolution and norm
   (:func:`~eqssl_speech.models.wav2vec2.feature_extractor.normalized_conv1d`).
