@@ -20,8 +20,8 @@ class SpeechModelSection(ModelSection):
     """The host's section, and how the model is computed."""
 
     fast: bool = True
-    """Whether to compute the same numbers, but for rounding, in less time and memory than the host
-    (:func:`~eqssl_speech.models.wav2vec2.accelerate`)."""
+    """Whether to compute the host's numbers, but for rounding, in less time and memory
+    (:func:`~eqssl_speech.models.wav2vec2.accelerate`). A resumed run may change it."""
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final
 
 import torch
@@ -11,6 +10,9 @@ from torch.nn.functional import normalize
 
 _COSINE_EPS: Final = 1e-8
 """That of ``torch.cosine_similarity``."""
+
+_INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int32}
+"""What the elements of a row are read as, by their size in bytes."""
 
 
 def sample_distractors(
@@ -40,7 +42,8 @@ def contrast(seqs: Tensor, targets: Tensor, distractors: Tensor, temperature: fl
     """Compare predictions with their targets and with distractors.
 
     All cosines between the predictions and the targets of an utterance are one matrix product; the distractors' are
-    then picked out of it. In float32 at least, whatever the precision of the arguments.
+    then picked out of it. In float32 at least, whatever the precision of the arguments; on a GPU the product is of the
+    precision that ``torch.backends.cuda.matmul`` allows in float32.
 
     :param seqs: The predictions. *Shape:* ``(N, S, M)``.
     :param targets: The targets. *Shape:* ``(N, S, M)``.
@@ -49,7 +52,7 @@ def contrast(seqs: Tensor, targets: Tensor, distractors: Tensor, temperature: fl
     :returns: The logits; the target's stands first, and a distractor that equals the target has minus infinity.
         *Shape:* ``(N, S, 1 + L)``.
     """
-    same = _equals_target(targets, distractors)
+    same = _find_copies(targets, distractors)
 
     with torch.autocast(seqs.device.type, enabled=False):
         predictions = normalize(_at_least_float32(seqs), dim=-1, eps=_COSINE_EPS)
@@ -67,39 +70,32 @@ def contrast(seqs: Tensor, targets: Tensor, distractors: Tensor, temperature: fl
     return torch.cat([positives, negatives], dim=2)
 
 
-def _equals_target(targets: Tensor, distractors: Tensor) -> Tensor:
+def _find_copies(targets: Tensor, distractors: Tensor) -> Tensor:
     """Say which distractors are equal to the target in all elements. *Shape:* ``(N, S, L)``."""
     keys = _row_keys(targets.detach())
 
     # (N, S) -> (N, S, S) -> (N, S, L)
-    same = keys.unsqueeze(2) == keys.unsqueeze(1)
-
-    return same.gather(2, distractors)
+    return (keys.unsqueeze(2) == keys.unsqueeze(1)).gather(2, distractors)
 
 
 def _row_keys(rows: Tensor) -> Tensor:
-    """Return an integer per row that is the same for equal rows and differs for others (but for one pair in 2^64)."""
+    """Return 64 bits per row that are the same for equal rows and, but for one pair in billions, others for others."""
     # Minus zero equals zero.
-    bits = (rows + 0.0).view(_INTEGERS[rows.dtype]).long()
+    bits = (rows + 0.0).contiguous().view(_INTEGERS[rows.element_size()]).long()
+
+    places = torch.arange(bits.size(-1), device=rows.device)
 
     # Products and sums wrap around.
-    return (bits * _key_factors(rows.size(-1), rows.device)).sum(-1)
+    return (bits * (_scramble(places) | 1)).sum(-1)
 
 
-@cache
-def _key_factors(size: int, device: torch.device) -> Tensor:
-    """Return random odd numbers of 64 bits, the same ones each time."""
-    generator = torch.Generator().manual_seed(0)
+def _scramble(x: Tensor) -> Tensor:
+    """Mix the bits of integers (the finalizer of SplitMix64, G. Steele et al. 2014)."""
+    x = (x + 1) * -7046029254386353131
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
 
-    return (torch.randint(-(2**63), 2**63 - 1, (size,), generator=generator) | 1).to(device)
-
-
-_INTEGERS: Final = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-}
+    return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -10,15 +10,16 @@ passes but hardly any operations. A part that takes longer than both
 leaves that much on the table; ``tools/bench_step.py`` prints the share that each part reaches. What the numbers say:
 
 * Processors do 5 to 20 operations in the time that a byte takes from memory, and GPUs 100 to 300 in bfloat16. Forward
-  and backward of the feature extractor do 84 a byte in base and 17 in ``tiny`` (float32), those of the encoder 86 and
-  34: bound by arithmetic on the CPU, the more so the wider the model, and not always on a GPU.
+  and backward of the feature extractor do 84 a byte in base and 17 in ``tiny`` (float32, 2 x 5 s and 8 x 4 s), those of
+  the encoder 86 and 34: bound by arithmetic on the CPU, the more so the wider the model, and not always on a GPU.
 * The first convolution does ``2 x 10`` operations for each number that it writes, and is bound by memory alone, as are
-  group norm and GELU behind it over 3,199 frames a second: hence one pass for convolution and norm
-  (:func:`~eqssl_speech.models.wav2vec2.feature_extractor.normalized_conv1d`).
+  group norm and GELU behind it over 3,200 frames a second: hence one pass for convolution and norm
+  (:func:`~eqssl_speech.models.wav2vec2.convolutions.normalized_conv1d`).
 * The host's contrast reads and writes ``targets x (distractors + 1) x dim`` numbers some ten times, for logits that
   hold one ``dim``-th of that; one product per utterance does with the logits
   (:func:`~eqssl_speech.models.wav2vec2.contrast.contrast`).
-* Attention is ``S`` over ``6 model_dim`` of a layer's operations: 5 % of base at 5 s of audio, 17 % at 15.6 s.
+* Scores and weighted sums of attention take ``S`` operations where the rest of a layer takes ``6 model_dim``: 5 % of
+  base's encoder at 5 s of audio, 14 % at 15.6 s.
 """
 
 from __future__ import annotations
