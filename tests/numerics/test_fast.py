@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import conv1d, group_norm
 
+from eqssl_speech.models.wav2vec2 import convolutions
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.models.wav2vec2.contrast import _row_keys, contrast, sample_distractors
 from eqssl_speech.models.wav2vec2.convolutions import (
@@ -293,9 +294,18 @@ def test_a_target_of_zeros_has_cosines_of_zero() -> None:
     ("kernel_size", "stride"), [(3, 2), (2, 2), (10, 5), (5, 1), (1, 1), (4, 3), (2, 3)]
 )
 @pytest.mark.parametrize("num_frames", [10, 29, 32])
+@pytest.mark.parametrize("min_width", [0, 256])
 def test_the_strided_convolution_is_torchs(
-    dtype: torch.dtype, kernel_size: int, stride: int, num_frames: int, bias: bool
+    dtype: torch.dtype,
+    kernel_size: int,
+    stride: int,
+    num_frames: int,
+    bias: bool,
+    min_width: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(convolutions, "_MIN_WIDTH_FOR_PRODUCTS", min_width)
+
     generator = torch.Generator().manual_seed(4)
 
     def make(*shape: int) -> Tensor:

@@ -52,30 +52,34 @@ def contrast(seqs: Tensor, targets: Tensor, distractors: Tensor, temperature: fl
     :returns: The logits; the target's stands first, and a distractor that equals the target has minus infinity.
         *Shape:* ``(N, S, 1 + L)``.
     """
-    same = _find_copies(targets, distractors)
+    # The target itself, and its distractors. (N, S, 1 + L)
+    own = torch.arange(targets.size(1), device=targets.device).view(1, -1, 1)
+    candidates = torch.cat([own.expand(targets.size(0), -1, -1), distractors], dim=2)
 
     with torch.autocast(seqs.device.type, enabled=False):
         predictions = normalize(_at_least_float32(seqs), dim=-1, eps=_COSINE_EPS)
-        candidates = normalize(_at_least_float32(targets), dim=-1, eps=_COSINE_EPS)
+        directions = normalize(_at_least_float32(targets), dim=-1, eps=_COSINE_EPS)
 
         # (N, S, M) x (N, M, S) -> (N, S, S)
-        cosines = torch.bmm(predictions, candidates.transpose(1, 2))
+        cosines = torch.bmm(predictions, directions.transpose(1, 2))
+
+    logits = cosines.gather(2, candidates)
 
     if temperature != 1.0:
-        cosines = cosines / temperature
+        logits = logits / temperature
 
-    positives = cosines.diagonal(dim1=1, dim2=2).unsqueeze(-1)
-    negatives = cosines.gather(2, distractors).masked_fill(same, -torch.inf)
-
-    return torch.cat([positives, negatives], dim=2)
+    return logits.masked_fill(_find_copies(targets, candidates), -torch.inf)
 
 
-def _find_copies(targets: Tensor, distractors: Tensor) -> Tensor:
-    """Say which distractors are equal to the target in all elements. *Shape:* ``(N, S, L)``."""
+def _find_copies(targets: Tensor, candidates: Tensor) -> Tensor:
+    """Say which candidates but the first are equal to the first in all elements. *Shape:* ``(N, S, 1 + L)``."""
     keys = _row_keys(targets.detach())
 
-    # (N, S) -> (N, S, S) -> (N, S, L)
-    return (keys.unsqueeze(2) == keys.unsqueeze(1)).gather(2, distractors)
+    # (N, S) -> (N, S, S) -> (N, S, 1 + L)
+    is_copy = (keys.unsqueeze(2) == keys.unsqueeze(1)).gather(2, candidates)
+    is_copy[:, :, 0] = False
+
+    return is_copy
 
 
 def _row_keys(rows: Tensor) -> Tensor:

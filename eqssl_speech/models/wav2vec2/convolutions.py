@@ -3,8 +3,8 @@
 torch's convolutions take channels-last images as they are, and a sequence is an image of height one. So computed, the
 output and the gradient of the input come at nearly the processor's peak (oneDNN in torch 2.9). The gradient of the
 weight does not: there oneDNN reaches a third of it. For the strided convolutions it is the sum of a few matrix products
-instead (:func:`_weight_gradient`). And the first convolution, of one channel, is bound by memory: it is computed in one
-pass with the norm behind it (:func:`normalized_conv1d`).
+instead, as is the output of wide ones (:func:`_convolve_in_slabs`). And the first convolution, of one channel, is bound
+by memory: it is computed in one pass with the norm behind it (:func:`normalized_conv1d`).
 
 The classes stand in for the host's, whose shapes they keep: *(N, C, S)*, as transposed views of channels-last features.
 On other devices than the CPU they leave the work to them.
@@ -12,7 +12,7 @@ On other devices than the CPU they leave the work to them.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from fairseq2.models.wav2vec2.feature_extractor import (
@@ -26,6 +26,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Conv1d, GroupNorm
 from torch.nn.functional import conv2d
 from typing_extensions import override
+
+_MIN_WIDTH_FOR_PRODUCTS: Final = 256
+"""Convolutions of so many channels are faster as matrix products in float32: 1.1 times with 512, 0.75 with 96."""
 
 
 @final
@@ -179,6 +182,9 @@ class _StridedConv(Function):
         ctx.save_for_backward(seqs, weight)
         ctx.stride = stride
 
+        if seqs.dtype == torch.float32 and seqs.size(2) >= _MIN_WIDTH_FOR_PRODUCTS:
+            return _convolve_in_slabs(seqs, weight, stride)
+
         return _to_sequences(conv2d(_to_images(seqs), weight.unsqueeze(2), stride=(1, stride)))
 
     @staticmethod
@@ -222,16 +228,38 @@ def _to_sequences(images: Tensor) -> Tensor:
     return images.squeeze(2).transpose(1, 2).contiguous()
 
 
-def _weight_gradient(grad_output: Tensor, seqs: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Compute the gradient of the weight of a strided convolution, *(D, C, K)*, in matrix products.
+def _convolve_in_slabs(seqs: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve *(N, T, C)* in matrix products.
 
     With a stride of s, the first s taps of all output frames are the rows of the input seen as ``(T / s, s x C)``, the
-    next s taps those of the same view one row further down, and so on. Each such slab, transposed, times the gradient
-    of the output is the gradient of its part of the weight.
+    next s taps those of the same view one row further down, and so on. The output is the sum of such slabs, each times
+    its part of the weight.
     """
+    # (D, C, K) -> (K, C, D), so that a slab's part is a block of rows
+    taps = weight.permute(2, 1, 0).contiguous()
+
+    num_frames = (seqs.size(1) - len(taps)) // stride + 1
+    output = seqs.new_empty(seqs.size(0), num_frames, weight.size(0))
+
+    for sequence, out in zip(seqs, output, strict=True):
+        for start in range(0, len(taps), stride):
+            part = taps[start : start + stride].flatten(0, 1)
+            rows = _slab(sequence, start, num_frames, len(part), stride)
+
+            if start == 0:
+                torch.mm(rows, part, out=out)
+            else:
+                out.addmm_(rows, part)
+
+    return output
+
+
+def _weight_gradient(grad_output: Tensor, seqs: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Compute the gradient of the weight, *(D, C, K)*: each slab, transposed, times the gradient of the output is that
+    of its part."""
     (_, num_frames, dim), num_channels = grad_output.shape, seqs.size(2)
 
-    # (K, C, D), so that a slab's part is a block of rows; sums over utterances are not rounded to half precision
+    # Sums over utterances are not rounded to half precision.
     taps = torch.zeros(
         (kernel_size, num_channels, dim), dtype=torch.promote_types(seqs.dtype, torch.float32)
     )
@@ -239,11 +267,7 @@ def _weight_gradient(grad_output: Tensor, seqs: Tensor, kernel_size: int, stride
     for sequence, grad in zip(seqs, grad_output, strict=True):
         for start in range(0, kernel_size, stride):
             part = taps[start : start + stride].flatten(0, 1)
-            rows = sequence.as_strided(
-                (num_frames, len(part)),
-                (stride * num_channels, 1),
-                sequence.storage_offset() + start * num_channels,
-            )
+            rows = _slab(sequence, start, num_frames, len(part), stride)
 
             if part.dtype == rows.dtype:
                 part.addmm_(rows.t(), grad)
@@ -251,3 +275,14 @@ def _weight_gradient(grad_output: Tensor, seqs: Tensor, kernel_size: int, stride
                 part += rows.t() @ grad
 
     return taps.permute(2, 1, 0).to(seqs.dtype)
+
+
+def _slab(sequence: Tensor, start: int, num_frames: int, width: int, stride: int) -> Tensor:
+    # Frames from `start` on, `stride` apart, each with as many behind it as make up the width; a view of (T, C).
+    num_channels = sequence.size(1)
+
+    return sequence.as_strided(
+        (num_frames, width),
+        (stride * num_channels, 1),
+        sequence.storage_offset() + start * num_channels,
+    )
