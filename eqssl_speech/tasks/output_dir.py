@@ -29,9 +29,11 @@ _FREE_KEYS: Final = (
     "common.cluster",
     "dataset.num_workers",
     "dataset.num_prefetch",
+    "model.fast",
     "validation.",
 )
-"""What a resumed run may change: how long, how often and how it is watched."""
+"""What a resumed run may change: how long, how often and how it is watched, and how fast (but for rounding, the numbers
+are the same)."""
 
 _FIXED_KEYS: Final = ("validation.max_num_utterances",)
 """What it may not for all that: scores of different utterances cannot be compared, and the best checkpoint is chosen by

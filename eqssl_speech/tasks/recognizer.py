@@ -22,7 +22,7 @@ from eqssl_speech.data.manifest import replace_text
 from eqssl_speech.data.transcribed import pad_waveforms
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors
-from eqssl_speech.models.wav2vec2 import expects_normalized_audio
+from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
 _INFO_FILE: Final = "recognizer.json"
@@ -171,7 +171,7 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
             f"{checkpoint.model_dir}: does not fit its model.yaml ({ex}); choose another step with `--step`."
         ) from None
 
-    model.to(torch_device).eval()
+    accelerate(model).to(torch_device).eval()
 
     return Recognizer(
         model,

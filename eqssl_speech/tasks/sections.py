@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fairseq2.recipe.config import ModelSection
 from fairseq2.utils.validation import Validatable, ValidationResult
 
 from eqssl_speech.data.audio import AudioFormat
 
 _LEAST_AUDIO_S: Final = 0.62
+
+
+@dataclass(kw_only=True)
+class SpeechModelSection(ModelSection):
+    """The host's section, and how the model is computed."""
+
+    fast: bool = True
+    """Whether to compute the host's numbers, but for rounding, in less time and memory
+    (:func:`~eqssl_speech.models.wav2vec2.accelerate`). A resumed run may change it."""
 
 
 @dataclass(kw_only=True)

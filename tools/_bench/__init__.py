@@ -1,1 +1,1 @@
-"""Parts of tools/bench_inner.py: the job, the ways of doing it, and what they cost."""
+"""Parts of the benchmarks: the jobs, the ways of doing them, and what they cost."""

@@ -1,10 +1,11 @@
-"""Peak memory of a variant, in a process of its own."""
+"""Peak memory: of a variant in a process of its own, and of a piece of work."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,21 +31,36 @@ def measure_memory(device: str, run: Callable[[int], None]) -> Memory:
     :param device: ``cpu`` or ``cuda``.
     :param run: Builds everything and takes the given number of outer steps.
     """
-    if device == "cuda":
-        run(NUM_STEPS)
-
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = _cpu_peak(run)
+    peak = peak_bytes(device, partial(run, NUM_STEPS))
 
     # Kibibytes, on Linux.
     return Memory(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def _cpu_peak(run: Callable[[int], None]) -> int:
+def peak_bytes(device: str, run: Callable[[], object]) -> int:
+    """Return how much more memory live tensors have at the peak than at the start.
+
+    :param device: ``cpu`` or ``cuda``.
+    :param run: Does the work.
+    """
+    if device != "cuda":
+        return _cpu_peak(run)
+
+    torch.cuda.init()
+
+    start = torch.cuda.memory_allocated()
+
+    torch.cuda.reset_peak_memory_stats()
+
+    run()
+
+    return torch.cuda.max_memory_allocated() - start
+
+
+def _cpu_peak(run: Callable[[], object]) -> int:
     # The profiler sees each allocation and release of torch's CPU allocator; the sum of them so far is what lives.
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        run(NUM_STEPS)
+        run()
 
     results: Any = profile.kineto_results
 

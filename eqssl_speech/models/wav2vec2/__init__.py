@@ -7,6 +7,7 @@ from eqssl_speech.models.wav2vec2.config import (
     expects_normalized_audio,
     register_wav2vec2_archs,
 )
+from eqssl_speech.models.wav2vec2.fast import accelerate
 from eqssl_speech.models.wav2vec2.freezing import FreezeSchedule
 from eqssl_speech.models.wav2vec2.quantizer import StepwiseQuantizer, prepare_model
 from eqssl_speech.models.wav2vec2.second_order import make_twice_differentiable
@@ -14,6 +15,7 @@ from eqssl_speech.models.wav2vec2.second_order import make_twice_differentiable
 __all__ = [
     "FreezeSchedule",
     "StepwiseQuantizer",
+    "accelerate",
     "expects_normalized_audio",
     "fit_asr_config",
     "make_twice_differentiable",

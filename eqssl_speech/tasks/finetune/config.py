@@ -14,7 +14,6 @@ from fairseq2.recipe.config import (
     GangSection,
     LRSchedulerSection,
     MixedPrecisionConfig,
-    ModelSection,
     OptimizerSection,
     RegimeSection,
     TrainerSection,
@@ -23,7 +22,12 @@ from fairseq2.recipe.config import (
 from fairseq2.utils.validation import Validatable, ValidationResult
 
 from eqssl_speech.criteria.group_weights import GroupWeightingSection
-from eqssl_speech.tasks.sections import AudioSourcesSection, require_at_least, require_positive
+from eqssl_speech.tasks.sections import (
+    AudioSourcesSection,
+    SpeechModelSection,
+    require_at_least,
+    require_positive,
+)
 
 SCORE_METRIC = "macro_cer"
 """What the best checkpoint is chosen by, in percent; lower is better."""
@@ -120,8 +124,8 @@ class CtcValidationSection(Validatable):
 class FinetuneConfig:
     """A fine-tuning run. Schedules default to those of wav2vec 2.0 base on 10 hours (arXiv 2006.11477, table 6)."""
 
-    model: ModelSection = field(
-        default_factory=lambda: ModelSection(family="wav2vec2_asr", arch="base_10h")
+    model: SpeechModelSection = field(
+        default_factory=lambda: SpeechModelSection(family="wav2vec2_asr", arch="base_10h")
     )
     """``arch`` says how the model is regularised and masked; its shape is that of ``pretrained``, if there is one, and
     its vocabulary that of ``tokenizer``."""

@@ -29,7 +29,7 @@ from eqssl_speech.data.loading import UtteranceReader
 from eqssl_speech.data.transcribed import TranscribedLoader
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
-from eqssl_speech.models.wav2vec2 import FreezeSchedule, expects_normalized_audio
+from eqssl_speech.models.wav2vec2 import FreezeSchedule, accelerate, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.report.sources import render_sources, write_source_rows
 from eqssl_speech.tasks.finetune.batches import (
@@ -132,7 +132,7 @@ class FinetuneRecipe(Recipe):
         # Before the model is wrapped, and in resumed runs too.
         create_freeze_schedule(config, model).prepare()
 
-        return model
+        return accelerate(model) if config.model.fast else model
 
     @override
     def has_static_autograd_graph(self, context: RecipeContext) -> bool:

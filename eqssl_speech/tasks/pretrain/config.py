@@ -14,7 +14,6 @@ from fairseq2.recipe.config import (
     GangSection,
     LRSchedulerSection,
     MixedPrecisionConfig,
-    ModelSection,
     OptimizerSection,
     PolynomialDecayLRConfig,
     RegimeSection,
@@ -24,7 +23,12 @@ from fairseq2.utils.validation import Validatable, ValidationResult
 
 from eqssl_speech.criteria.wav2vec2 import LossSection
 from eqssl_speech.equilibrium import InnerLoop, resolve_outer_weights
-from eqssl_speech.tasks.sections import AudioSourcesSection, require_at_least, require_positive
+from eqssl_speech.tasks.sections import (
+    AudioSourcesSection,
+    SpeechModelSection,
+    require_at_least,
+    require_positive,
+)
 
 
 @dataclass(kw_only=True)
@@ -169,8 +173,8 @@ class ValidationSection(Validatable):
 class PretrainConfig:
     """A pre-training run. Losses and schedules default to those of wav2vec 2.0 base (arXiv 2006.11477)."""
 
-    model: ModelSection = field(
-        default_factory=lambda: ModelSection(family="wav2vec2", arch="base")
+    model: SpeechModelSection = field(
+        default_factory=lambda: SpeechModelSection(family="wav2vec2", arch="base")
     )
 
     dataset: SourcesSection = field(default_factory=SourcesSection)

@@ -22,6 +22,7 @@ from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
 from eqssl_speech.models.wav2vec2 import (
+    accelerate,
     expects_normalized_audio,
     make_twice_differentiable,
     prepare_model,
@@ -74,12 +75,17 @@ class PretrainRecipe(Recipe):
 
     @override
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
-        section = get_equilibrium_section(context.get_config_as(PretrainConfig))
+        config = context.get_config_as(PretrainConfig)
+        section = get_equilibrium_section(config)
 
-        if section is not None and section.order == "exact":
+        exact = section is not None and section.order == "exact"
+
+        if exact:
             make_twice_differentiable(model)
 
-        return prepare_model(model)
+        model = prepare_model(model)
+
+        return accelerate(model, twice_differentiable=exact) if config.model.fast else model
 
     @override
     def create_task(self, context: RecipeContext) -> Task:
