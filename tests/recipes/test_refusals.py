@@ -181,8 +181,12 @@ def test_directory_of_another_run_is_refused_and_left_as_it_is(corpus, pretrain)
     assert "equilibrium.inner_lr" in other.output
     assert read_files() == files
 
-    # The same configuration goes on, also for longer.
-    longer = pretrain("out", {"regime.num_steps": 4}, base=settings)
+    # The same configuration goes on, also for longer, and computed as the host does; here one written before there was
+    # a choice.
+    config = first.directory / "config.yaml"
+    config.write_text(config.read_text().replace("  fast: true\n", ""))
+
+    longer = pretrain("out", {"regime.num_steps": 4, "model.fast": "false"}, base=settings)
 
     assert longer.returncode == 0, longer.output
     assert "Resuming from step 2" in longer.output
