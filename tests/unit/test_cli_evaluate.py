@@ -48,8 +48,10 @@ def load(out: Path) -> dict[str, Any]:
 
 
 def test_table_holds_every_source_language_domain_and_average(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # A file has no width of its own.
+
     make_spelled_corpus(tmp_path / "c")
 
     assert run(tmp_path / "c", "--bootstrap", 50) == 0
