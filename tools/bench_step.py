@@ -45,6 +45,7 @@ from _bench.agreement import compare_numbers
 from _bench.job import parse_batch
 from _bench.memory import peak_bytes
 from _bench.parts import CONTRAST, PARTS, QUANTIZER_AND_CONTRAST, WHOLE_STEP, record_step
+from _bench.peaks import count_targets, measure_peaks, part_costs
 from _bench.rounds import Comparison, Run, Stopwatch, compare_times, optimizer_run, part_run
 from _bench.sides import DEFAULT_BATCHES, DTYPES, HOST, OURS, Side, StepSpec
 from _bench.tables import print_numbers, print_operators, print_parts
@@ -236,6 +237,9 @@ def measure(spec: StepSpec, args: argparse.Namespace, console: Console) -> dict[
         with console.status(f"{spec.size}: {name}"):
             result["parts"][name] = measure_part(name, sides, args)
 
+    with console.status(f"{spec.size}: peaks of the device"):
+        result |= compare_with_peaks(sides[OURS], result["parts"])
+
     result["within_limits"] = all(p.get("within_limit", True) for p in result["parts"].values())
 
     if args.parts:
@@ -293,6 +297,23 @@ def measure_part(name: str, sides: dict[str, Side], args: argparse.Namespace) ->
         )
 
     return row
+
+
+def compare_with_peaks(side: Side, parts: dict[str, Any]) -> dict[str, Any]:
+    """Measure the device, and note for each part that the cost model has how near each side comes to its limit."""
+    peaks = measure_peaks(side)
+    costs = part_costs(side, count_targets(side))
+
+    for name, cost in costs.items():
+        if name in parts:
+            least_s = peaks.least_time_s(cost, DTYPES[side.spec.dtype].itemsize)
+
+            parts[name]["cost"] = asdict(cost)
+            parts[name]["share_of_peak"] = {
+                n: least_s / median_s for n, median_s in parts[name]["both"]["median_s"].items()
+            }
+
+    return {"peaks": asdict(peaks)}
 
 
 def create_run(name: str, sides: dict[str, Side]) -> Run:

@@ -37,7 +37,9 @@ def print_parts(console: Console, result: dict[str, Any]) -> None:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         caption="faster, CPU, less: host / ours of time, processor time, memory\n"
-        "limit: at least so much faster, and less",
+        "limit: at least so much faster, and less\n"
+        "peak: the least time that arithmetic or memory traffic take here, over ours\n"
+        f"(here: {result['peaks']['flops_per_s'] / 1e9:.0f} GFLOP/s, {result['peaks']['bytes_per_s'] / 1e9:.0f} GB/s)",
     )
 
     table.add_column("part", no_wrap=True)
@@ -50,13 +52,18 @@ def print_parts(console: Console, result: dict[str, Any]) -> None:
         "host\n(MiB)",
         "ours\n(MiB)",
         "\nless",
+        "of\npeak",
         "\nlimit",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
 
     for name, part in result["parts"].items():
         table.add_row(
-            name, *_to_time_cells(part["both"]), *_to_memory_cells(part), _to_verdict(part)
+            name,
+            *_to_time_cells(part["both"]),
+            *_to_memory_cells(part),
+            f"{part['share_of_peak'][OURS]:.0%}" if "share_of_peak" in part else "",
+            _to_verdict(part),
         )
 
         for pass_name in ("forward", "backward"):
