@@ -107,7 +107,7 @@ def main() -> int:
 
         return 0
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     report = describe(args)
 
     console.print(

@@ -52,7 +52,7 @@ def print_parts(console: Console, result: dict[str, Any]) -> None:
         "host\n(MiB)",
         "ours\n(MiB)",
         "\nless",
-        "of\npeak",
+        "\npeak",
         "\nlimit",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
