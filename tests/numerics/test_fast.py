@@ -411,7 +411,7 @@ def test_the_normalised_convolution_is_convolution_and_group_norm(
 
 @pytest.mark.parametrize("kind", ["group_norm", "layer_norm"])
 def test_autocast_computes_in_its_precision(kind: str) -> None:
-    seqs = 0.1 * torch.randn(6, 8_000)
+    seqs = 0.1 * torch.randn(6, 8_000, generator=torch.Generator().manual_seed(1))
 
     features, grads = [], []
     for fast in (False, True, None):
@@ -434,7 +434,7 @@ def test_autocast_computes_in_its_precision(kind: str) -> None:
 
     for host, ours, exact in (features, grads):
         host_error, error = ((x.float() - exact).norm() for x in (host, ours))
-        assert error <= 1.5 * host_error
+        assert error <= 1.1 * host_error
 
 
 def test_logits_under_autocast_are_of_full_precision() -> None:

@@ -169,32 +169,36 @@ def strided_conv1d(seqs: Tensor, weight: Tensor, bias: Tensor | None, stride: in
         seqs, weight = seqs.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
 
-    output: Tensor = _StridedConv.apply(seqs, weight, stride)  # type: ignore[no-untyped-call]
+    output: Tensor = _StridedConv.apply(seqs, weight, bias, stride)  # type: ignore[no-untyped-call]
 
-    return output if bias is None else output + bias
+    return output
 
 
 class _StridedConv(Function):
     @staticmethod
-    def forward(ctx: Any, seqs: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, seqs: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         seqs = seqs.contiguous()
 
         ctx.save_for_backward(seqs, weight)
         ctx.stride = stride
 
         if seqs.dtype == torch.float32 and seqs.size(2) >= _MIN_WIDTH_FOR_PRODUCTS:
-            return _convolve_in_slabs(seqs, weight, stride)
+            return _convolve_in_slabs(seqs, weight, bias, stride)
 
-        return _to_sequences(conv2d(_to_images(seqs), weight.unsqueeze(2), stride=(1, stride)))
+        images = conv2d(_to_images(seqs), weight.unsqueeze(2), bias, stride=(1, stride))
+
+        return _to_sequences(images)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, grad_output: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         seqs, weight = ctx.saved_tensors
 
         grad_output = grad_output.contiguous()
 
-        grad_seqs = grad_weight = None
+        grad_seqs = grad_weight = grad_bias = None
 
         if ctx.needs_input_grad[0]:
             grad_images, _, _ = torch.ops.aten.convolution_backward(
@@ -215,7 +219,10 @@ class _StridedConv(Function):
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(grad_output, seqs, weight.size(2), ctx.stride)
 
-        return grad_seqs, grad_weight, None
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_output.sum(dim=(0, 1))
+
+        return grad_seqs, grad_weight, grad_bias, None
 
 
 def _to_images(seqs: Tensor) -> Tensor:
@@ -228,7 +235,7 @@ def _to_sequences(images: Tensor) -> Tensor:
     return images.squeeze(2).transpose(1, 2).contiguous()
 
 
-def _convolve_in_slabs(seqs: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _convolve_in_slabs(seqs: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """Convolve *(N, T, C)* in matrix products.
 
     With a stride of s, the first s taps of all output frames are the rows of the input seen as ``(T / s, s x C)``, the
@@ -246,10 +253,12 @@ def _convolve_in_slabs(seqs: Tensor, weight: Tensor, stride: int) -> Tensor:
             part = taps[start : start + stride].flatten(0, 1)
             rows = _slab(sequence, start, num_frames, len(part), stride)
 
-            if start == 0:
-                torch.mm(rows, part, out=out)
-            else:
+            if start > 0:
                 out.addmm_(rows, part)
+            elif bias is not None:
+                torch.addmm(bias, rows, part, out=out)
+            else:
+                torch.mm(rows, part, out=out)
 
     return output
 
