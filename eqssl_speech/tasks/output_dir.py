@@ -142,6 +142,15 @@ def check_output_dir(resolver: DependencyResolver, config: _Config, output_dir: 
 
     stored, present = dict(_flatten(theirs)), dict(_flatten(_reload(resolver, config)))
 
+    # What the stored configuration was written without, by an older version, had its default there.
+    defaults = dict(_flatten(_reload(resolver, type(config)())))
+
+    for key in present.keys() - stored.keys():
+        sections = {key[:i] for i, char in enumerate(key) if char == "."}
+
+        if sections.isdisjoint(stored):  # Else the section is null there.
+            stored[key] = defaults.get(key)
+
     for key in sorted(stored.keys() | present.keys()):
         is_free = key.startswith(_FREE_KEYS) and key not in _FIXED_KEYS
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from host_numbers import TOLERANCES
 from torch import Tensor
 
 import eqssl_speech  # noqa: F401  Lets fairseq2 find libsndfile, before any test imports it.
@@ -134,3 +135,12 @@ def assert_exact() -> Callable[[Tensor, Tensor], None]:
         assert error.norm() <= 1e-10 * expected.norm()
 
     return check
+
+
+@pytest.fixture(params=list(TOLERANCES), ids=str)
+def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Let the host, which computes parts in float32 whatever the model is in, keep to float64 there."""
+    if request.param == torch.float64:
+        monkeypatch.setattr(Tensor, "float", Tensor.double)
+
+    return request.param

@@ -182,14 +182,28 @@ def test_directory_of_another_run_is_refused_and_left_as_it_is(corpus, pretrain)
     assert read_files() == files
 
     # The same configuration goes on, also for longer, and computed as the host does; here one written before there was
-    # a choice.
+    # a choice, of that and of a setting that may not change.
     config = first.directory / "config.yaml"
-    config.write_text(config.read_text().replace("  fast: true\n", ""))
+    text = config.read_text()
+    older = text.replace("  fast: true\n", "").replace("  sampling_alpha: 1.0\n", "")
+    assert len(text.splitlines()) == len(older.splitlines()) + 2
+    config.write_text(older)
 
     longer = pretrain("out", {"regime.num_steps": 4, "model.fast": "false"}, base=settings)
 
     assert longer.returncode == 0, longer.output
     assert "Resuming from step 2" in longer.output
+
+
+def test_a_section_that_was_null_is_not_taken_for_one_of_defaults(corpus, pretrain):
+    settings = SETTINGS | {"dataset.corpus": corpus}
+
+    assert pretrain("out", {"equilibrium": "null"}, base=settings).returncode == 0
+
+    other = pretrain("out", base=settings)
+
+    assert other.returncode == 2
+    assert "holds a run with another configuration (`equilibrium." in other.output
 
 
 def test_broken_files_among_good_ones_are_named_counted_and_skipped(

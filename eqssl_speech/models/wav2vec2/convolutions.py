@@ -94,6 +94,9 @@ class ChannelsLastPositionalConv1d(Wav2Vec2PositionalConv1d):  # type: ignore[mi
     @override
     def forward(self, input: Tensor) -> Tensor:
         """:param input: *Shape:* ``(N, E, S)``."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+
         padding = self.padding[0]
 
         assert isinstance(padding, int)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairseq2.models.wav2vec2 import Wav2Vec2Config
+from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 
 _NUM_PRODUCTS = 3
 """Of a layer: its output, the gradient of its input, the gradient of its weight."""
@@ -64,26 +64,9 @@ def step_costs(
     encoder = config.encoder_config
     dim = encoder.model_dim
 
-    extractor = Cost(0, 0)
-    num_frames, num_channels = num_samples, 1
+    extractor, num_frames = _extractor_cost(encoder, batch_size, num_samples)
 
-    for i, (out_channels, kernel_size, stride) in enumerate(encoder.feature_extractor_layer_descs):
-        num_inputs = num_frames * num_channels
-        num_frames = (num_frames - kernel_size) // stride + 1
-
-        extractor += _product(
-            batch_size * num_frames,
-            num_channels * kernel_size,
-            out_channels,
-            num_inputs=batch_size * num_inputs,
-            num_products=2 if i == 0 else _NUM_PRODUCTS,
-        )
-        # The activation, and a norm where there is one.
-        has_norm = encoder.feature_extractor_layer_norm_convs or i == 0
-        extractor += _passes(batch_size * num_frames * out_channels, 2 if has_norm else 1)
-
-        num_channels = out_channels
-
+    num_channels = encoder.feature_dim
     num_rows = batch_size * num_frames
 
     group_dim = dim // encoder.num_pos_conv_groups
@@ -140,6 +123,33 @@ def step_costs(
         "quantizer": quantizer,
         "contrast": contrast,
     }
+
+
+def _extractor_cost(
+    config: Wav2Vec2EncoderConfig, batch_size: int, num_samples: int
+) -> tuple[Cost, int]:
+    """Return the cost of the feature extractor, and the number of frames of an utterance behind it."""
+    cost = Cost(0, 0)
+    num_frames, num_channels = num_samples, 1
+
+    for i, (out_channels, kernel_size, stride) in enumerate(config.feature_extractor_layer_descs):
+        num_inputs = num_frames * num_channels
+        num_frames = (num_frames - kernel_size) // stride + 1
+
+        cost += _product(
+            batch_size * num_frames,
+            num_channels * kernel_size,
+            out_channels,
+            num_inputs=batch_size * num_inputs,
+            num_products=2 if i == 0 else _NUM_PRODUCTS,
+        )
+        # The activation, and a norm where there is one.
+        has_norm = config.feature_extractor_layer_norm_convs or i == 0
+        cost += _passes(batch_size * num_frames * out_channels, 2 if has_norm else 1)
+
+        num_channels = out_channels
+
+    return cost, num_frames
 
 
 def _product(
