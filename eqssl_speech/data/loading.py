@@ -129,13 +129,17 @@ class BatchLoader:
     batch. Only where there is none is the batch smaller than planned.
     """
 
-    def __init__(self, reader: UtteranceReader, *, normalize: bool) -> None:
+    def __init__(
+        self, reader: UtteranceReader, *, normalize: bool, pin_memory: bool = False
+    ) -> None:
         """
         :param reader: Reads the utterances.
         :param normalize: Whether each crop is brought to zero mean and unit variance.
+        :param pin_memory: Whether batches lie in memory from which a GPU copies while it computes.
         """
         self._reader = reader
         self._normalize = normalize
+        self._pin_memory = pin_memory
 
     def load(self, utterances: Utterances, plan: BatchPlan) -> SequenceBatch:
         """Read a batch.
@@ -156,6 +160,9 @@ class BatchLoader:
 
         if self._normalize:
             waveforms = layer_norm(waveforms, waveforms.shape[-1:])
+
+        if self._pin_memory:
+            waveforms = waveforms.pin_memory()
 
         return SequenceBatch(waveforms, seq_lens=None)
 

@@ -63,6 +63,25 @@ class InnerTrace:
     grad_norms: Tensor
     """The norms of the gradients there, before any scaling. *Shape:* ``(K,)``."""
 
+    def raise_if_not_finite(self, adapted_loss: Tensor | None = None) -> None:
+        """Look at all numbers in one read from the device, the only one of an inner loop.
+
+        :param adapted_loss: If given, the scalar loss at ``phi^K``, looked at too.
+        :raises NonFiniteError: If a loss or a gradient norm is not finite; it names the first.
+        """
+        # In the order in which they came: a loss, its gradient, the next loss.
+        values = torch.stack([self.losses, self.grad_norms], dim=1).flatten()
+
+        if adapted_loss is not None:
+            values = torch.cat([values, adapted_loss.detach().to(values.dtype).view(1)])
+
+        if len(values) == 0:
+            return
+
+        for i, is_finite in enumerate(torch.isfinite(values).tolist()):
+            if not is_finite:
+                raise NonFiniteError(i // 2, "gradient" if i % 2 else "loss")
+
 
 class NonFiniteError(ArithmeticError):
     """Raised when a loss or a gradient of the inner loop is infinite or not a number."""
@@ -86,6 +105,7 @@ def descend(
     inner_lr: float | None = None,
     weights: Sequence[float] = (),
     scales: Sequence[Tensor | None] | None = None,
+    check_finite: bool = True,
 ) -> tuple[InnerTrace, list[Tensor | None]]:
     """Take one in-place step of gradient descent per closure.
 
@@ -98,6 +118,8 @@ def descend(
     :param inner_lr: Overrides the step size of ``loop``; 0 evaluates the gradients and leaves the parameters alone.
     :param weights: ``w_0 .. w_{K-1}``; what is missing counts as 0.
     :param scales: If given, a factor for each gradient entry (a preconditioner), ``None`` where there is none.
+    :param check_finite: Whether to look at the numbers, for which the processor waits for the device; otherwise
+        :meth:`InnerTrace.raise_if_not_finite` is left to the caller.
     :returns: The trace, and ``sum_{k<K} w_k g_k`` per parameter (``None`` where no gradient came or every weight is 0).
     :raises NonFiniteError: If a loss or a gradient norm is not finite.
     :raises RuntimeError: If a loss uses none of the parameters.
@@ -128,7 +150,8 @@ def descend(
 
     trace = InnerTrace(_stack(losses, params), _stack(norms, params))
 
-    _raise_if_not_finite(trace)
+    if check_finite:
+        trace.raise_if_not_finite()
 
     return trace, sums
 
@@ -199,17 +222,3 @@ def _stack(values: list[Tensor], params: Sequence[Tensor]) -> Tensor:
         return torch.stack(values)
 
     return torch.zeros(0, device=params[0].device if params else None)
-
-
-def _raise_if_not_finite(trace: InnerTrace) -> None:
-    if trace.losses.numel() == 0:
-        return
-
-    # One read from the device for the whole loop.
-    finite = torch.isfinite(torch.stack([trace.losses, trace.grad_norms])).tolist()
-
-    for k, (loss_is_finite, norm_is_finite) in enumerate(zip(*finite)):
-        if not loss_is_finite:
-            raise NonFiniteError(k, "loss")
-        if not norm_is_finite:
-            raise NonFiniteError(k, "gradient")

@@ -98,10 +98,12 @@ class EquilibriumOptimizer(Optimizer):
         self._params: list[Tensor] = []
         self._side: list[Tensor | None] = []
 
-    def adapt(self, closures: Sequence[Closure]) -> InnerTrace:
+    def adapt(self, closures: Sequence[Closure], *, check_finite: bool = True) -> InnerTrace:
         """Take the K inner steps of one episode, from theta to phi^K.
 
         :param closures: K functions; each returns the scalar mean loss of one batch at the present parameters.
+        :param check_finite: Whether to look at the losses and gradients, for which the processor waits for the device;
+            otherwise the caller looks at the trace before the backward pass, and restores.
         :returns: The losses and gradient norms at phi^0 .. phi^{K-1}.
         :raises ValueError: If the number of closures is not K.
         :raises NonFiniteError: If a loss or a gradient is not finite; theta is back by then.
@@ -127,6 +129,7 @@ class EquilibriumOptimizer(Optimizer):
                 inner_lr=self.current_inner_lr,
                 weights=self.current_weights[:-1],
                 scales=inverse_root_second_moments(self._base) if self._precondition else None,
+                check_finite=check_finite,
             )
         except BaseException:
             self.restore()

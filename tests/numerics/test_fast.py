@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from fairseq2.models.wav2vec2.feature_extractor import (
     Wav2Vec2FeatureConv1d,
     Wav2Vec2FeatureExtractor,
 )
+from fairseq2.models.wav2vec2.model import Wav2Vec2Features
 from fairseq2.nn import BatchLayout
 from host_numbers import assert_close
 from torch import Tensor
@@ -51,6 +52,9 @@ def make_config(kind: str) -> Wav2Vec2Config:
         encoder.feature_grad_scale = 0.1
         config.quantizer_encoder_grad = False
         config.logit_temp = 1.0
+    elif kind == "spatial_masks":
+        config.max_spatial_mask_prob = 0.9
+        encoder.first_pass_dropout_p = 0.1
 
     return config
 
@@ -67,7 +71,7 @@ def run(model: Wav2Vec2Model, seqs: Tensor, seq_lens: list[int] | None) -> tuple
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
-    "kind", ["group_norm", "group_norm_bias", "layer_norm", "collapsed", "scaled"]
+    "kind", ["group_norm", "group_norm_bias", "layer_norm", "collapsed", "scaled", "spatial_masks"]
 )
 @pytest.mark.parametrize("seq_lens", [None, [15_000, 20_345, 14_001]])
 def test_losses_logits_and_gradients_are_the_hosts(
@@ -110,6 +114,23 @@ def test_losses_logits_and_gradients_are_the_hosts(
 
         if grad is not None and host_grad is not None:
             assert_close(grad, host_grad, largest if name.endswith(noise) else largest / 1e3)
+
+
+def test_features_of_the_host_are_contrasted_too() -> None:
+    model = accelerate(create_wav2vec2_model(micro_config()))
+    seqs = torch.randn(2, 16_000)
+
+    features = model.extract_features(seqs, BatchLayout.of(seqs))
+    plain = Wav2Vec2Features(
+        **{f.name: getattr(features, f.name) for f in fields(Wav2Vec2Features)}
+    )
+
+    logits = []
+    for either in (features, plain):
+        torch.manual_seed(5)
+        logits.append(model.quantize_and_contrast(either).logits)
+
+    assert torch.equal(*logits)
 
 
 def test_checkpoints_go_both_ways() -> None:

@@ -9,7 +9,10 @@ from fairseq2.models.wav2vec2.feature_extractor import (
     Wav2Vec2FeatureConv1d,
     Wav2Vec2FeatureExtractionLayer,
 )
+from fairseq2.models.wav2vec2.masker import StandardWav2Vec2Masker
+from fairseq2.models.wav2vec2.model import Wav2Vec2Features, Wav2Vec2Output
 from fairseq2.models.wav2vec2.position_encoder import Wav2Vec2PositionalConv1d
+from fairseq2.nn import BatchLayout
 from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
@@ -20,13 +23,15 @@ from eqssl_speech.models.wav2vec2.convolutions import (
     ChannelsLastPositionalConv1d,
     NormalizedFeatureExtractionLayer,
 )
+from eqssl_speech.models.wav2vec2.masking import MaskedFeatures, Masking, pick_frames
 
 
 def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
     """Let a model of fairseq2's wav2vec 2.0 families compute faster.
 
     Some modules get another class; parameters, buffers and their names stay, and the same random numbers are drawn in
-    the same order.
+    the same order. On a GPU the masks come from the generator of the processor instead, and nothing in a training step
+    waits for the GPU.
 
     :param model: Changed in place, before it is wrapped for distributed training. What has no fast counterpart stays as
         it is.
@@ -44,7 +49,7 @@ def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
 def _find_fast_class(module: Module) -> type[Module] | None:
     # Of exactly these classes: what others derive from them may compute something else.
     if type(module) is Wav2Vec2Model:
-        return FastWav2Vec2Model
+        return FastWav2Vec2Model if type(module.masker) is StandardWav2Vec2Masker else None
 
     if type(module) is Wav2Vec2FeatureExtractionLayer:
         kls = NormalizedFeatureExtractionLayer
@@ -61,14 +66,53 @@ def _find_fast_class(module: Module) -> type[Module] | None:
 
 @final
 class FastWav2Vec2Model(Wav2Vec2Model):  # type: ignore[misc]
-    """Hands positions instead of vectors from the sampling of distractors to the logits."""
+    """Hands positions instead of vectors from the masks and the sampling of distractors to the logits."""
 
     @override
-    def _sample_distractors(self, targets: Tensor) -> Tensor:
-        batch_size, num_targets, _ = targets.shape
+    def run_frontend(self, seqs: Tensor, seqs_layout: BatchLayout) -> MaskedFeatures:
+        """Compute the input of the encoder and the targets, both in pre-training mode."""
+        frontend = self.encoder_frontend
 
-        return sample_distractors(batch_size, num_targets, self.num_distractors, targets.device)
+        seqs, seqs_layout, raw_features = frontend.extract_features(seqs, seqs_layout)
+
+        targets = seqs if self.quantizer_encoder_grad else seqs.detach()
+
+        if frontend.first_pass_dropout is not None:
+            targets = frontend.first_pass_dropout(targets)
+
+        masking = Masking(self.masker)  # type: ignore[arg-type]
+
+        seqs, mask = frontend.process_features(seqs, seqs_layout, masking)  # type: ignore[arg-type]
+        assert mask is not None
+
+        targets = pick_frames(targets, masking.positions)
+
+        return MaskedFeatures(seqs, seqs_layout, targets, mask, raw_features, masking.positions)
 
     @override
-    def _compute_logits(self, seqs: Tensor, targets: Tensor, distractors: Tensor) -> Tensor:
-        return contrast(seqs, targets, distractors, self.logit_temp)
+    def quantize_and_contrast(self, features: Wav2Vec2Features) -> Wav2Vec2Output:
+        """Quantize the targets and compute the logits."""
+        features = MaskedFeatures.of(features)
+
+        seqs = self.final_proj(pick_frames(features.seqs, features.positions))
+
+        quantizer_output = self.quantizer(features.targets)
+
+        targets = self.final_target_proj(quantizer_output.quantized_vectors)
+
+        batch_size, num_masked, _ = targets.shape
+
+        distractors = sample_distractors(
+            batch_size, num_masked, self.num_distractors, targets.device
+        )
+
+        return Wav2Vec2Output(
+            logits=contrast(seqs, targets, distractors, self.logit_temp),
+            quantized_targets=targets,
+            num_targets=batch_size * num_masked,
+            temporal_mask=features.temporal_mask,
+            quantizer_output=quantizer_output,
+            encoder_output=features.seqs,
+            encoder_output_layout=features.seqs_layout,
+            raw_features=features.raw,
+        )

@@ -13,7 +13,7 @@ from fairseq2.models.wav2vec2.vector_quantizer import (
 )
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.functional import gumbel_softmax, one_hot
+from torch.nn.functional import gumbel_softmax
 from typing_extensions import override
 
 
@@ -78,7 +78,8 @@ class StepwiseQuantizer(Wav2Vec2VectorQuantizer):
         # (N, S, M) -> (N x S, G, V)
         logits = self.entry_proj(x).view(-1, num_codebooks, num_entries)
 
-        hard = one_hot(logits.argmax(-1), num_entries).to(logits.dtype)
+        # `one_hot` would wait for the device, to look at the values.
+        hard = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
 
         code_perplexity = _perplexity(hard.float().mean(dim=0))
         prob_perplexity = _perplexity(torch.softmax(logits.float(), dim=-1).mean(dim=0))

@@ -80,19 +80,9 @@ class EpisodeLoss:
         num_inner_steps = 0 if self._optimizer is None else self._optimizer.num_inner_steps
 
         if num_inner_steps == 0:
-            result = self._plain(episode.batches[-1])
-        elif self._order == "first":
-            result = self._first_order(episode)
-        else:
-            result = self._exact(episode)
+            return self._plain(episode.batches[-1])
 
-        if not bool(torch.isfinite(result.last.loss.detach())):
-            if self._optimizer is not None:
-                self._optimizer.restore()
-
-            raise NonFiniteError(num_inner_steps, "loss")
-
-        return result
+        return self._first_order(episode) if self._order == "first" else self._exact(episode)
 
     def nothing(self, episode: Episode) -> Tensor:
         """Return a loss that adds zero to every gradient, and takes part in whatever the other ranks do."""
@@ -103,6 +93,9 @@ class EpisodeLoss:
     def _plain(self, batch: SequenceBatch) -> EpisodeResult:
         output = self._criterion(self._model, batch)
 
+        if not bool(torch.isfinite(output.loss.detach())):
+            raise NonFiniteError(0, "loss")
+
         return EpisodeResult(output.loss, output, output, None)
 
     def _first_order(self, episode: Episode) -> EpisodeResult:
@@ -111,10 +104,19 @@ class EpisodeLoss:
         outputs: list[CriterionOutput] = []
 
         trace = self._optimizer.adapt(
-            [partial(self._inner_loss, batch, outputs) for batch in episode.batches[:-1]]
+            [partial(self._inner_loss, batch, outputs) for batch in episode.batches[:-1]],
+            check_finite=False,
         )
 
         last = self._criterion(self._model, episode.batches[-1])
+
+        # The only wait for the device in an episode, when all but its last backward pass is under way.
+        try:
+            trace.raise_if_not_finite(last.loss)
+        except NonFiniteError:
+            self._optimizer.restore()
+
+            raise
 
         return EpisodeResult(
             self._optimizer.outer_loss(last.loss), outputs[0], last, trace.grad_norms
@@ -128,6 +130,7 @@ class EpisodeLoss:
     def _exact(self, episode: Episode) -> EpisodeResult:
         assert self._optimizer is not None
 
+        num_inner_steps = self._optimizer.num_inner_steps
         outputs: list[CriterionOutput] = []
         params = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
 
@@ -144,14 +147,17 @@ class EpisodeLoss:
             grads = outer_gradient(
                 [partial(loss_fn, batch) for batch in episode.batches],
                 params,
-                num_inner_steps=self._optimizer.num_inner_steps,
+                num_inner_steps=num_inner_steps,
                 inner_lr=self._optimizer.inner_loop.inner_lr,
                 order="exact",
                 outer_weights=self._outer_weights,
             )
 
+        if not bool(torch.isfinite(outputs[-1].loss.detach())):
+            raise NonFiniteError(num_inner_steps, "loss")
+
         if not bool(torch.isfinite(get_total_norm(list(grads.values())))):
-            raise NonFiniteError(self._optimizer.num_inner_steps, "gradient")
+            raise NonFiniteError(num_inner_steps, "gradient")
 
         if self._model is not self._module:
             # A distributed wrapper reduces gradients only after a forward pass of its own.

@@ -123,6 +123,7 @@ class _Wiring:
         self._loader = BatchLoader(
             self._reader,
             normalize=expects_normalized_audio(model_config.encoder_config),  # type: ignore[attr-defined]
+            pin_memory=context.gangs.root.device.type == "cuda",
         )
 
     def create_task(self) -> TrainingTask:
