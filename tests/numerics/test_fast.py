@@ -19,6 +19,7 @@ from fairseq2.nn import BatchLayout
 from host_numbers import assert_close
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.models.wav2vec2.contrast import _row_keys, contrast, sample_distractors
@@ -28,6 +29,7 @@ from eqssl_speech.models.wav2vec2.convolutions import (
     NormalizedFeatureExtractionLayer,
 )
 from eqssl_speech.models.wav2vec2.fast import FastWav2Vec2Model, accelerate
+from eqssl_speech.models.wav2vec2.second_order import make_twice_differentiable
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,33 @@ def test_losses_logits_and_gradients_are_the_hosts(
 
         if grad is not None and host_grad is not None:
             assert_close(grad, host_grad, largest if name.endswith(noise) else largest / 1e3)
+
+
+def test_second_derivatives_are_the_hosts(dtype: torch.dtype) -> None:
+    seqs = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    products = []
+    for fast in (False, True):
+        torch.manual_seed(3)
+        model = create_wav2vec2_model(micro_config()).to(dtype)
+        make_twice_differentiable(model)
+
+        if fast:
+            accelerate(model, twice_differentiable=True)
+
+        torch.manual_seed(7)
+        with sdpa_kernel(SDPBackend.MATH):
+            loss, output = model(seqs, BatchLayout.of(seqs))
+
+        params = list(model.parameters())
+        grads = torch.autograd.grad(loss.aggregate / output.num_targets, params, create_graph=True)
+        square = torch.stack([g.square().sum() for g in grads]).sum()
+        products.append(torch.autograd.grad(square, params))
+
+    largest = max(float(p.norm()) for p in products[0])
+
+    for host, ours in zip(*products, strict=True):
+        assert_close(ours, host, largest / 1e3)
 
 
 def test_features_of_the_host_are_contrasted_too() -> None:

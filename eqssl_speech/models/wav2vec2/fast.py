@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
+from fairseq2.models.transformer import TorchSDPA
 from fairseq2.models.wav2vec2 import Wav2Vec2Model
 from fairseq2.models.wav2vec2.feature_extractor import (
     Wav2Vec2FeatureConv1d,
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
 
+from eqssl_speech.models.wav2vec2.attention import DroppedSDPA
 from eqssl_speech.models.wav2vec2.contrast import contrast, sample_distractors
 from eqssl_speech.models.wav2vec2.convolutions import (
     ChannelsLastFeatureConv1d,
@@ -24,6 +26,8 @@ from eqssl_speech.models.wav2vec2.convolutions import (
     NormalizedFeatureExtractionLayer,
 )
 from eqssl_speech.models.wav2vec2.masking import MaskedFeatures, Masking, pick_frames
+
+_DIFFERENTIABLE_ONCE: Final = (ChannelsLastFeatureConv1d, DroppedSDPA)
 
 
 def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
@@ -40,7 +44,7 @@ def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
     for module in model.modules():
         kls = _find_fast_class(module)
 
-        if kls is not None and not (twice_differentiable and kls is ChannelsLastFeatureConv1d):
+        if kls is not None and not (twice_differentiable and kls in _DIFFERENTIABLE_ONCE):
             module.__class__ = kls
 
     return model
@@ -60,6 +64,9 @@ def _find_fast_class(module: Module) -> type[Module] | None:
 
     if type(module) is Wav2Vec2PositionalConv1d:
         return ChannelsLastPositionalConv1d
+
+    if type(module) is TorchSDPA:
+        return DroppedSDPA if DroppedSDPA.can_replace(module) else None
 
     return None
 
