@@ -107,19 +107,25 @@ class FastWav2Vec2Model(Wav2Vec2Model):  # type: ignore[misc]
 
         targets = self.final_target_proj(quantizer_output.quantized_vectors)
 
-        batch_size, num_masked, _ = targets.shape
-
-        distractors = sample_distractors(
-            batch_size, num_masked, self.num_distractors, targets.device
-        )
+        distractors = self._sample_distractors(targets)
 
         return Wav2Vec2Output(
-            logits=contrast(seqs, targets, distractors, self.logit_temp),
+            logits=self._compute_logits(seqs, targets, distractors),
             quantized_targets=targets,
-            num_targets=batch_size * num_masked,
+            num_targets=targets.size(0) * targets.size(1),
             temporal_mask=features.temporal_mask,
             quantizer_output=quantizer_output,
             encoder_output=features.seqs,
             encoder_output_layout=features.seqs_layout,
             raw_features=features.raw,
         )
+
+    @override
+    def _sample_distractors(self, targets: Tensor) -> Tensor:
+        batch_size, num_targets, _ = targets.shape
+
+        return sample_distractors(batch_size, num_targets, self.num_distractors, targets.device)
+
+    @override
+    def _compute_logits(self, seqs: Tensor, targets: Tensor, distractors: Tensor) -> Tensor:
+        return contrast(seqs, targets, distractors, self.logit_temp)
