@@ -19,6 +19,7 @@ from __future__ import annotations
 from eqssl_speech.equilibrium.functional import outer_gradient
 from eqssl_speech.equilibrium.inner import InnerLoop, InnerTrace, NonFiniteError, descend
 from eqssl_speech.equilibrium.optimizer import EquilibriumOptimizer
+from eqssl_speech.equilibrium.replica import Replica, ShardedReplica, local_part
 from eqssl_speech.equilibrium.sketch import GradientSketch
 from eqssl_speech.equilibrium.snapshot import Snapshot, forget_cast_weights
 from eqssl_speech.equilibrium.surrogate import attach_gradient
@@ -31,10 +32,13 @@ __all__ = [
     "InnerTrace",
     "NonFiniteError",
     "OuterWeights",
+    "Replica",
+    "ShardedReplica",
     "Snapshot",
     "attach_gradient",
     "descend",
     "forget_cast_weights",
+    "local_part",
     "outer_gradient",
     "resolve_outer_weights",
 ]

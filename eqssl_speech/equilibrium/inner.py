@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
+from eqssl_speech.equilibrium.replica import Replica, local_part
 from eqssl_speech.equilibrium.snapshot import forget_cast_weights
 
 Closure: TypeAlias = Callable[[], Tensor]
@@ -63,10 +63,13 @@ class InnerTrace:
     grad_norms: Tensor
     """The norms of the gradients there, before any scaling. *Shape:* ``(K,)``."""
 
-    def raise_if_not_finite(self, adapted_loss: Tensor | None = None) -> None:
+    def raise_if_not_finite(
+        self, adapted_loss: Tensor | None = None, replica: Replica | None = None
+    ) -> None:
         """Look at all numbers in one read from the device, the only one of an inner loop.
 
         :param adapted_loss: If given, the scalar loss at ``phi^K``, looked at too.
+        :param replica: If given, all its processes come to the same result.
         :raises NonFiniteError: If a loss or a gradient norm is not finite; it names the first.
         """
         # In the order in which they came: a loss, its gradient, the next loss.
@@ -77,6 +80,10 @@ class InnerTrace:
 
         if len(values) == 0:
             return
+
+        if replica is not None:
+            # A sum is finite if all that went into it is.
+            values = replica.sum(values)
 
         for i, is_finite in enumerate(torch.isfinite(values).tolist()):
             if not is_finite:
@@ -105,11 +112,12 @@ def descend(
     inner_lr: float | None = None,
     weights: Sequence[float] = (),
     scales: Sequence[Tensor | None] | None = None,
+    replica: Replica | None = None,
     check_finite: bool = True,
 ) -> tuple[InnerTrace, list[Tensor | None]]:
     """Take one in-place step of gradient descent per closure.
 
-    ``.grad`` is neither read nor written, and nothing is sent to other processes. The caller puts the parameters back
+    ``.grad`` is neither read nor written, and nothing is sent to other replicas. The caller puts the parameters back
     (:class:`Snapshot`), also when this raises.
 
     :param params: Leaf tensors that require gradients; changed in place.
@@ -118,24 +126,28 @@ def descend(
     :param inner_lr: Overrides the step size of ``loop``; 0 evaluates the gradients and leaves the parameters alone.
     :param weights: ``w_0 .. w_{K-1}``; what is missing counts as 0.
     :param scales: If given, a factor for each gradient entry (a preconditioner), ``None`` where there is none.
+    :param replica: The processes that hold the parameters; by default this one alone.
     :param check_finite: Whether to look at the numbers, for which the processor waits for the device; otherwise
         :meth:`InnerTrace.raise_if_not_finite` is left to the caller.
-    :returns: The trace, and ``sum_{k<K} w_k g_k`` per parameter (``None`` where no gradient came or every weight is 0).
+    :returns: The trace, and ``sum_{k<K} w_k g_k`` per parameter, the part of it that lies here (``None`` where no
+        gradient came or every weight is 0).
     :raises NonFiniteError: If a loss or a gradient norm is not finite.
     :raises RuntimeError: If a loss uses none of the parameters.
     """
     lr = loop.inner_lr if inner_lr is None else inner_lr
+    replica = replica or Replica()
 
+    parts = [local_part(p) for p in params]
     sums: list[Tensor | None] = [None] * len(params)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
 
     for k, closure in enumerate(closures):
-        loss, grads = _evaluate(closure, params)
+        loss, grads = _evaluate(closure, params, replica)
         used = [i for i, g in enumerate(grads) if g is not None]
         used_grads = [g for g in grads if g is not None]
 
-        norm = get_total_norm(used_grads)
+        norm = replica.norm(used_grads)
         losses.append(loss.float())
         norms.append(norm.float())
 
@@ -143,28 +155,30 @@ def descend(
             _accumulate(sums, used, used_grads, weights[k])
 
         if lr != 0.0:
-            _step([params[i] for i in used], used_grads, norm, lr, loop, _pick(scales, used))
+            used_scales = None if scales is None else [scales[i] for i in used]
+
+            _step([parts[i] for i in used], used_grads, norm, lr, loop, used_scales, replica)
 
         # Or they would still take their memory while the next gradient is computed.
         del grads, used_grads
 
-    trace = InnerTrace(_stack(losses, params), _stack(norms, params))
+    trace = InnerTrace(_stack(losses, parts), _stack(norms, parts))
 
     if check_finite:
-        trace.raise_if_not_finite()
+        trace.raise_if_not_finite(replica=replica)
 
     return trace, sums
 
 
 def _evaluate(
-    closure: Closure, params: Sequence[Tensor]
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    closure: Closure, params: Sequence[Tensor], replica: Replica
+) -> tuple[Tensor, list[Tensor | None]]:
     with torch.enable_grad():
         loss = closure()
 
         # A backward pass runs in the precision of its forward pass; autocast would only cache weights for it.
         with torch.autocast(loss.device.type, enabled=False):
-            grads = torch.autograd.grad(loss, list(params), allow_unused=True)
+            grads = replica.gradients(loss, params)
 
     if all(g is None for g in grads):
         raise RuntimeError(
@@ -177,18 +191,19 @@ def _evaluate(
 
 @torch.no_grad()
 def _step(
-    params: list[Tensor],
+    parts: list[Tensor],
     grads: list[Tensor],
     norm: Tensor,
     lr: float,
     loop: InnerLoop,
     scales: list[Tensor | None] | None,
+    replica: Replica,
 ) -> None:
     if scales is not None:
         grads = [g if s is None else g * s for g, s in zip(grads, scales)]
 
         # What is bounded is the step that is taken.
-        norm = get_total_norm(grads)
+        norm = replica.norm(grads)
 
     # Not in place: autograd may hand one tensor to two parameters.
     if loop.normalize_inner_grad:
@@ -196,7 +211,7 @@ def _step(
     elif loop.inner_max_grad_norm is not None:
         grads = list(torch._foreach_mul(grads, (loop.inner_max_grad_norm / norm).clamp_max(1.0)))
 
-    torch._foreach_add_(params, grads, alpha=-lr)
+    torch._foreach_add_(parts, grads, alpha=-lr)
 
     forget_cast_weights()
 
@@ -213,12 +228,8 @@ def _accumulate(
             present.add_(grad, alpha=weight)
 
 
-def _pick(scales: Sequence[Tensor | None] | None, used: list[int]) -> list[Tensor | None] | None:
-    return None if scales is None else [scales[i] for i in used]
-
-
-def _stack(values: list[Tensor], params: Sequence[Tensor]) -> Tensor:
+def _stack(values: list[Tensor], parts: Sequence[Tensor]) -> Tensor:
     if values:
         return torch.stack(values)
 
-    return torch.zeros(0, device=params[0].device if params else None)
+    return torch.zeros(0, device=parts[0].device if parts else None)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from eqssl_speech.equilibrium.replica import local_part
+
 
 @torch.no_grad()
 def inverse_root_second_moments(optimizer: Optimizer) -> list[Tensor | None]:
@@ -15,7 +17,8 @@ def inverse_root_second_moments(optimizer: Optimizer) -> list[Tensor | None]:
     RMSprop's ``square_avg``.
 
     :param optimizer: Any optimizer.
-    :returns: A tensor of the parameter's shape, or ``None`` where there is no second moment (yet).
+    :returns: A tensor of the shape of the parameter's part that lies here, or ``None`` where there is no second moment
+        (yet).
     """
     scales: list[Tensor | None] = []
 
@@ -29,10 +32,12 @@ def inverse_root_second_moments(optimizer: Optimizer) -> list[Tensor | None]:
             state = optimizer.state.get(param, {})
 
             if "exp_avg_sq" in state:
-                correction = 1.0 - group["betas"][1] ** state["step"]
-                scales.append((state["exp_avg_sq"] / correction).sqrt_().add_(eps).reciprocal_())
+                correction = 1.0 - group["betas"][1] ** local_part(state["step"])
+                moments = local_part(state["exp_avg_sq"]) / correction
+                scales.append(moments.sqrt_().add_(eps).reciprocal_())
             elif "square_avg" in state:
-                scales.append(state["square_avg"].sqrt().add_(eps).reciprocal_())
+                moments = local_part(state["square_avg"])
+                scales.append(moments.sqrt().add_(eps).reciprocal_())
             else:
                 scales.append(None)
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from eqssl_speech.equilibrium.inner import Closure, InnerLoop, InnerTrace, descend
 from eqssl_speech.equilibrium.moments import inverse_root_second_moments
+from eqssl_speech.equilibrium.replica import Replica, local_part
 from eqssl_speech.equilibrium.snapshot import Snapshot
 from eqssl_speech.equilibrium.surrogate import attach_gradient
 from eqssl_speech.equilibrium.weights import OuterWeights, resolve_outer_weights
@@ -51,6 +52,7 @@ class EquilibriumOptimizer(Optimizer):
         start_after_num_steps: int = 0,
         num_inner_warmup_steps: int = 0,
         buffers: Iterable[Tensor] = (),
+        replica: Replica | None = None,
     ) -> None:
         """
         :param base: The optimizer that owns theta; its parameter groups are adapted.
@@ -65,6 +67,8 @@ class EquilibriumOptimizer(Optimizer):
             episode are taken at theta and averaged, which is conventional training.
         :param num_inner_warmup_steps: Over so many outer steps after that, ``inner_lr`` rises linearly from 0.
         :param buffers: Module buffers to put back together with the parameters.
+        :param replica: The processes that hold the parameters; by default this one alone. With a
+            :class:`~eqssl_speech.equilibrium.ShardedReplica`, all its processes make the same calls.
         :raises ValueError: If an argument is out of range.
         """
         # `Optimizer.__init__` would make parameter groups and a state of its own; there are only the base's.
@@ -90,6 +94,7 @@ class EquilibriumOptimizer(Optimizer):
         self._start_after_num_steps = start_after_num_steps
         self._num_inner_warmup_steps = num_inner_warmup_steps
         self._buffers = list(buffers)
+        self._replica = replica or Replica()
 
         self._step_nr = 1
         self._snapshot: Snapshot | None = None
@@ -129,6 +134,7 @@ class EquilibriumOptimizer(Optimizer):
                 inner_lr=self.current_inner_lr,
                 weights=self.current_weights[:-1],
                 scales=inverse_root_second_moments(self._base) if self._precondition else None,
+                replica=self._replica,
                 check_finite=check_finite,
             )
         except BaseException:
@@ -153,7 +159,10 @@ class EquilibriumOptimizer(Optimizer):
         if weight == 1.0 and not pairs:
             return loss
 
-        return attach_gradient(loss, weight, [p for p, _ in pairs], [g for _, g in pairs])
+        params = [p for p, _ in pairs]
+        grads = self._replica.like_params(params, [g for _, g in pairs])
+
+        return attach_gradient(loss, weight, params, grads)
 
     def restore(self) -> None:
         """Put theta and the buffers back, if an episode has changed them."""
@@ -161,6 +170,8 @@ class EquilibriumOptimizer(Optimizer):
             assert self._snapshot is not None
 
             self._snapshot.put_back()
+
+            self._replica.forget_gathered()
 
             self._is_adapted = False
 
@@ -225,6 +236,11 @@ class EquilibriumOptimizer(Optimizer):
         return self._loop
 
     @property
+    def replica(self) -> Replica:
+        """The processes that hold the parameters."""
+        return self._replica
+
+    @property
     def base(self) -> Optimizer:
         """The optimizer that owns theta."""
         return self._base
@@ -245,7 +261,7 @@ class EquilibriumOptimizer(Optimizer):
 
     def _take_snapshot(self) -> None:
         if self._snapshot is None:
-            self._snapshot = Snapshot([*self._params, *self._buffers])
+            self._snapshot = Snapshot([local_part(t) for t in [*self._params, *self._buffers]])
 
         if not self._snapshot_is_current:
             self._snapshot.take()

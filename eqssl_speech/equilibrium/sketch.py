@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from eqssl_speech.equilibrium.replica import local_part
+
 
 @final
 class GradientSketch:
@@ -22,18 +24,22 @@ class GradientSketch:
         self, params: Sequence[Tensor], *, num_entries: int = 16_384, seed: int = 0
     ) -> None:
         """
-        :param params: The parameters whose ``.grad`` is watched.
+        :param params: The parameters whose ``.grad`` is watched; of sharded ones the part that lies here.
         :param num_entries: How many entries, spread in proportion to the parameters' numbers of elements.
         :param seed: Of the choice of entries.
         """
         generator = torch.Generator().manual_seed(seed)
-        total = sum(p.numel() for p in params)
+        sizes = [local_part(p).numel() for p in params]
+        total = sum(sizes)
 
         self._watched: list[tuple[Tensor, Tensor]] = []
 
-        for param in params:
-            share = min(param.numel(), max(1, round(num_entries * param.numel() / max(total, 1))))
-            indices = torch.randint(param.numel(), (share,), generator=generator)
+        for param, size in zip(params, sizes, strict=True):
+            if size == 0:
+                continue
+
+            share = min(size, max(1, round(num_entries * size / total)))
+            indices = torch.randint(size, (share,), generator=generator)
             self._watched.append((param, indices.to(param.device)))
 
         self._sums: dict[str, Tensor] = {}
@@ -85,6 +91,6 @@ class GradientSketch:
             if param.grad is None:
                 entries.append(torch.zeros(indices.numel(), device=param.device))
             else:
-                entries.append(param.grad.detach().view(-1)[indices].float())
+                entries.append(local_part(param.grad).view(-1)[indices].float())
 
         return torch.cat(entries)

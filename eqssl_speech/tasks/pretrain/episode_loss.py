@@ -21,6 +21,8 @@ from eqssl_speech.equilibrium import (
     EquilibriumOptimizer,
     NonFiniteError,
     OuterWeights,
+    Replica,
+    ShardedReplica,
     attach_gradient,
     outer_gradient,
 )
@@ -56,6 +58,7 @@ class EpisodeLoss:
         *,
         order: Literal["first", "exact"] = "first",
         outer_weights: OuterWeights = "last",
+        replica: Replica | None = None,
     ) -> None:
         """
         :param model: The model that the trainer's backward goes through: ``module`` or a distributed wrapper of it.
@@ -64,6 +67,8 @@ class EpisodeLoss:
         :param optimizer: The trainer's optimizer; adapts if it is an :class:`EquilibriumOptimizer`.
         :param order: Whether inner steps are differentiated through.
         :param outer_weights: For ``exact``; ``first`` has those of the optimizer.
+        :param replica: The processes that hold the parameters, which look at an episode's numbers together; by default
+            this one alone. ``exact`` cannot do with more.
         """
         self._model = model
         self._module = module
@@ -71,6 +76,7 @@ class EpisodeLoss:
         self._optimizer = optimizer if isinstance(optimizer, EquilibriumOptimizer) else None
         self._order = order
         self._outer_weights = outer_weights
+        self._replica = replica or Replica()
 
     def __call__(self, episode: Episode) -> EpisodeResult:
         """Compute the loss of an episode.
@@ -86,14 +92,22 @@ class EpisodeLoss:
 
     def nothing(self, episode: Episode) -> Tensor:
         """Return a loss that adds zero to every gradient, and takes part in whatever the other ranks do."""
-        self._criterion(self._model, episode.batches[-1])
+        batch = episode.batches[-1]
+
+        if isinstance(self._replica, ShardedReplica):
+            # Its gradients are sent from within the backward pass of the model. What is finite, times zero, is zero.
+            noise = SequenceBatch(torch.randn_like(batch.seqs), None)
+
+            return 0.0 * self._criterion(self._model, noise).loss
+
+        self._criterion(self._model, batch)
 
         return self._zero()
 
     def _plain(self, batch: SequenceBatch) -> EpisodeResult:
         output = self._criterion(self._model, batch)
 
-        if not bool(torch.isfinite(output.loss.detach())):
+        if not bool(torch.isfinite(self._replica.sum(output.loss.detach()))):
             raise NonFiniteError(0, "loss")
 
         return EpisodeResult(output.loss, output, output, None)
@@ -112,7 +126,7 @@ class EpisodeLoss:
 
         # The only wait for the device in an episode, when all but its last backward pass is under way.
         try:
-            trace.raise_if_not_finite(last.loss)
+            trace.raise_if_not_finite(last.loss, self._replica)
         except NonFiniteError:
             self._optimizer.restore()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fairseq2.runtime.dependency import DependencyResolver
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from eqssl_speech.equilibrium import EquilibriumOptimizer
+from eqssl_speech.equilibrium import EquilibriumOptimizer, Replica, ShardedReplica
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.optimizer import FiniteStepGuard, create_base_optimizer
 from eqssl_speech.tasks.pretrain.config import (
@@ -30,6 +31,8 @@ def wrap_optimizer(
     resolver: DependencyResolver, base: Optimizer, section: EquilibriumSection
 ) -> EquilibriumOptimizer:
     """Wrap an optimizer as an equilibrium section asks for."""
+    model = resolver.resolve(Module)
+
     return EquilibriumOptimizer(
         base,
         num_inner_steps=section.num_inner_steps,
@@ -40,8 +43,14 @@ def wrap_optimizer(
         outer_weights=section.outer_weights,  # type: ignore[arg-type]
         start_after_num_steps=section.start_after_num_steps,
         num_inner_warmup_steps=section.num_inner_warmup_steps,
-        buffers=resolver.resolve(Module).buffers(),
+        buffers=model.buffers(),
+        replica=create_replica(model),
     )
+
+
+def create_replica(model: Module) -> Replica:
+    """Find out where the parameters of a model lie that the host has wrapped."""
+    return ShardedReplica(model) if isinstance(model, FSDPModule) else Replica()
 
 
 def create_optimizer(resolver: DependencyResolver, config: PretrainConfig) -> Optimizer:

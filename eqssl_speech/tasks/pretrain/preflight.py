@@ -18,9 +18,9 @@ def check_run(resolver: DependencyResolver, config: PretrainConfig) -> None:
 
     :raises InputError: If the run cannot start.
     """
-    num_ranks = resolver.resolve(WorldInfo).size
+    world = resolver.resolve(WorldInfo)
 
-    check_config(config, num_ranks)
+    check_config(config, world.size)
 
     check_optimizer(config.optimizer)
 
@@ -33,8 +33,19 @@ def check_run(resolver: DependencyResolver, config: PretrainConfig) -> None:
         config,
         sources.train,
         num_inner_steps=0 if section is None else section.num_inner_steps,
-        num_replicas=num_ranks,
+        num_replicas=world.size // replica_size(config, world),
+        replica_size=replica_size(config, world),
     )
+
+
+def replica_size(config: PretrainConfig, world: WorldInfo) -> int:
+    """Return how many processes hold one copy of the parameters together."""
+    trainer = config.trainer
+
+    if trainer.data_parallelism != "fsdp" or world.size == 1:
+        return 1
+
+    return world.local_size if trainer.fsdp.hybrid else world.size
 
 
 def check_config(config: PretrainConfig, world_size: int) -> None:
@@ -75,9 +86,18 @@ def check_config(config: PretrainConfig, world_size: int) -> None:
             "to 'off')."
         )
 
-    if adapts and trainer.data_parallelism == "fsdp" and world_size > 1:
+    is_sharded = trainer.data_parallelism == "fsdp" and world_size > 1
+
+    if is_sharded and trainer.fsdp.version != "v2":
         raise InputError(
-            "Inner steps on sharded parameters are not supported yet: set `trainer.data_parallelism` to 'ddp'."
+            f"`trainer.fsdp.version` is '{trainer.fsdp.version}', but inner steps work on the parameters of FSDP2 "
+            "only: set it to 'v2'."
+        )
+
+    if section is not None and adapts and section.order == "exact" and is_sharded:
+        raise InputError(
+            "`equilibrium.order` is 'exact', which differentiates through inner steps and cannot do so with sharded "
+            "parameters: set `trainer.data_parallelism` to 'ddp', or `equilibrium.order` to 'first'."
         )
 
     if config.regime.num_steps is None:

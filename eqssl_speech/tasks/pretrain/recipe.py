@@ -32,7 +32,11 @@ from eqssl_speech.tasks.output_dir import check_before_writing
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 from eqssl_speech.tasks.pretrain.metrics import METRIC_DESCRIPTORS
-from eqssl_speech.tasks.pretrain.optimizer import create_optimizer, get_equilibrium_section
+from eqssl_speech.tasks.pretrain.optimizer import (
+    create_optimizer,
+    create_replica,
+    get_equilibrium_section,
+)
 from eqssl_speech.tasks.pretrain.preflight import check_run
 from eqssl_speech.tasks.pretrain.sources import (
     MIXED,
@@ -133,17 +137,19 @@ class _Wiring:
             config,
             self._sources.train,
             num_inner_steps=0 if self._section is None else self._section.num_inner_steps,
-            num_replicas=gangs.dp.size,
-            replica=gangs.dp.rank,
+            num_replicas=gangs.rdp.size,
+            replica=gangs.rdp.rank,
+            replica_size=gangs.sdp.size,
+            rank_in_replica=gangs.sdp.rank,
         )
 
         self._log_sources(planner.shares)
 
         log.info(
             "An update has {} episode(s) of {} batch(es) over {} replica(s), {:.2f} s of audio a batch.",
-            planner.num_episodes * gangs.dp.size,
+            planner.num_episodes * layout.num_replicas,
             layout.num_batches,
-            gangs.dp.size,
+            layout.num_replicas,
             planner.batch_num_samples / config.dataset.sample_rate,
         )
 
@@ -181,6 +187,7 @@ class _Wiring:
             self._optimizer,
             order="first" if section is None else section.order,
             outer_weights="last" if section is None else section.outer_weights,  # type: ignore[arg-type]
+            replica=create_replica(self._dp_model),
         )
 
         sketch = None

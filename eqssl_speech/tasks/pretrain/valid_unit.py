@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import final
 
@@ -15,6 +15,7 @@ from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
 from fairseq2.metrics.recorders import MetricRecorder
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import Module
 from typing_extensions import override
 
@@ -144,7 +145,10 @@ class PretrainEvalUnit(EvalUnit[Episode]):
 
     @override
     def process_batch(self, batch: Episode, metric_bag: MetricBag) -> None:
-        metrics = SourceMetrics(metric_bag, self._source_name)
+        with _in_full_precision(self._module):
+            self._measure(batch, SourceMetrics(metric_bag, self._source_name))
+
+    def _measure(self, batch: Episode, metrics: SourceMetrics) -> None:
         *adapt, evaluate = batch.batches
 
         if self._loop is None:
@@ -227,3 +231,32 @@ class PretrainEvalUnit(EvalUnit[Episode]):
     @override
     def name(self) -> str:
         return self._source_name
+
+
+@contextmanager
+def _in_full_precision(module: Module) -> Iterator[None]:
+    """Let a module that FSDP2 has gathered in half precision take steps in full, and compute as in training.
+
+    For a validation the host gathers parameters in the precision of the forward pass. A step of gradient descent would
+    be lost in the rounding there.
+    """
+    params = list(module.parameters())
+    dtype = params[0].dtype
+
+    if dtype not in (torch.bfloat16, torch.float16) or not isinstance(module, FSDPModule):
+        yield
+
+        return
+
+    gathered = [p.data for p in params]
+
+    with torch.inference_mode(False):
+        for param in params:
+            param.data = param.data.float()
+
+    try:
+        with torch.autocast(params[0].device.type, dtype=dtype):
+            yield
+    finally:
+        for param, data in zip(params, gathered, strict=True):
+            param.data = data
