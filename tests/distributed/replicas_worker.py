@@ -1,10 +1,12 @@
 """Trains the same episodes on one process or several, with every way of sharing the work.
 
-    replicas_worker.py MODE DTYPE OUTPUT_DIR
+    replicas_worker.py MODE DTYPE OUTPUT_DIR NUM_STEPS CASE...
 
 MODE is `one`, `ddp`, `fsdp` (all processes are one replica) or `hybrid` (two replicas). Whatever the mode, an episode's
-batches have two parts, with random draws of their own; the processes of a sharded replica take one each. Rank 0 writes
-for each case the parameters, the collectives of an outer step and the bytes of the snapshot.
+batches have two parts, with random draws of their own; the processes of a sharded replica take one each. CASE is
+K-EPISODES-WEIGHTS (`3-6-uniform`; EPISODES are those of an outer step over all replicas), with `-bad` behind it where
+one part of an episode of the second step is no audio. Rank 0 writes for each case the parameters, the collectives of
+an outer step and the bytes of the snapshot.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eqssl_speech.criteria.base import CriterionOutput
 from eqssl_speech.criteria.wav2vec2 import LossSection, Wav2Vec2Criterion
 from eqssl_speech.data.episodes import Episode
-from eqssl_speech.equilibrium import EquilibriumOptimizer
+from eqssl_speech.equilibrium import EquilibriumOptimizer, NonFiniteError
 from eqssl_speech.models.wav2vec2 import accelerate, prepare_model
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 from eqssl_speech.tasks.pretrain.optimizer import create_replica
 
-NUM_STEPS = 10
 NUM_PARTS = 2
-
-NUM_INNER_STEPS = (0, 1, 3)
-NUM_EPISODES = (2, 6)
-"""Of an outer step over all replicas: one and three for each of two."""
-
-OUTER_WEIGHTS = ("last", "uniform")
 
 _COLLECTIVES = {
     "c10d::allreduce_": "all_reduce",
@@ -77,7 +71,9 @@ class PartsCriterion:
         outputs = []
 
         for part in self._parts:
-            torch.manual_seed(batch.example["seed"] + part)
+            if batch.example is not None:
+                torch.manual_seed(batch.example["seed"] + part)
+
             outputs.append(self._criterion(model, SequenceBatch(batch.seqs[part], None)))
 
         loss = torch.stack([output.loss for output in outputs]).mean()
@@ -147,14 +143,11 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def train(
-    mode: str,
-    gangs: Gangs,
-    dtype: torch.dtype,
-    *,
-    num_inner_steps: int,
-    num_episodes: int,
-    outer_weights: Any,
+    mode: str, gangs: Gangs, dtype: torch.dtype, num_steps: int, case: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    inner_steps, episodes, outer_weights, *bad = case.split("-")
+    num_inner_steps, num_episodes = int(inner_steps), int(episodes)
+
     torch.manual_seed(0)
 
     module = accelerate(prepare_model(create_wav2vec2_model(micro_config()))).to(dtype)
@@ -173,14 +166,14 @@ def train(
         base,
         num_inner_steps=num_inner_steps,
         inner_lr=0.1,
-        outer_weights=outer_weights,
+        outer_weights=outer_weights,  # type: ignore[arg-type]
         buffers=module.buffers(),
         replica=replica,
     )
     episode_loss = EpisodeLoss(model, module, criterion, optimizer, replica=replica)
     facade = get_data_parallel_facade(model)
 
-    for step in range(1, NUM_STEPS + 1):
+    for step in range(1, num_steps + 1):
         module.quantizer.set_step_nr(step)
         counter = CollectiveCounter()
 
@@ -189,7 +182,16 @@ def train(
 
             for number in numbers:
                 episode = make_episode(step, number, num_inner_steps, dtype)
-                (episode_loss(episode).loss / len(numbers)).backward()
+
+                if bad and (step, number) == (2, 1):
+                    episode.batches[num_inner_steps // 2].seqs[1] = torch.nan
+
+                try:
+                    loss = episode_loss(episode).loss
+                except NonFiniteError:
+                    loss = episode_loss.nothing(episode)
+
+                (loss / len(numbers)).backward()
 
             facade.clip_grad_norm(1.0)
             optimizer.step()
@@ -198,16 +200,15 @@ def train(
     snapshot = optimizer._snapshot
     num_bytes = 0 if snapshot is None else sum(t.nbytes for t in snapshot._copies or ())
 
-    params = {name: whole(p.detach()).clone() for name, p in facade_params(model)}
+    params = {
+        name.removeprefix("module."): whole(p.detach()).clone()
+        for name, p in model.named_parameters()
+    }
 
     return params, {"collectives": counter.counts, "snapshot_bytes": num_bytes}
 
 
-def facade_params(model: Module) -> list[tuple[str, Tensor]]:
-    return [(name.removeprefix("module."), p) for name, p in model.named_parameters()]
-
-
-def main(mode: str, dtype_name: str, output_dir: Path) -> None:
+def main(mode: str, dtype_name: str, output_dir: Path, num_steps: int, cases: list[str]) -> None:
     torch.set_num_threads(1)
 
     dtype = getattr(torch, dtype_name)
@@ -219,22 +220,19 @@ def main(mode: str, dtype_name: str, output_dir: Path) -> None:
     gangs = make_gangs(mode)
     facts = {}
 
-    for k, e, w in product(NUM_INNER_STEPS, NUM_EPISODES, OUTER_WEIGHTS):
-        if k == 0 and w != "last":
-            continue
-
-        params, facts[f"{k}-{e}-{w}"] = train(
-            mode, gangs, dtype, num_inner_steps=k, num_episodes=e, outer_weights=w
-        )
+    for case in cases:
+        params, facts[case] = train(mode, gangs, dtype, num_steps, case)
 
         if gangs.root.rank == 0:
-            torch.save(params, output_dir / f"{mode}-{k}-{e}-{w}.pt")
+            torch.save(params, output_dir / f"{mode}-{case}.pt")
 
     if gangs.root.rank == 0:
         (output_dir / f"{mode}.json").write_text(json.dumps(facts))
 
+    # Or who is late to leave finds the others gone.
+    gangs.root.barrier()
     gangs.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
