@@ -24,7 +24,7 @@ def read_version() -> str:
 # N-grams, and beam search with them.
 LM = ["flashlight-text~=0.0.7", "kaldingram==0.1.*"]
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "jiwer~=4.0", *LM]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "jiwer~=4.0", "hypothesis~=6.100", *LM]
 
 CHECK = ["ruff>=0.9", "mypy>=1.14"]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, Literal, TypeAlias, final
@@ -20,6 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from eqssl_speech.data.manifest import ManifestEntry
+from eqssl_speech.data.resampling import can_resample, find_stored_part, resample_part
 from eqssl_speech.data.truncation import is_truncated as is_truncated
 
 Reason: TypeAlias = Literal[
@@ -38,9 +39,14 @@ Reason: TypeAlias = Literal[
 # libsndfile reports this many samples, or nearly so, for a stream that does not say how many it has.
 _UNKNOWN_LENGTH: Final = 1 << 62
 
-# The width of torchaudio's windowed sinc in zero crossings, and its default roll-off.
-_SINC_WIDTH: Final = 6
-_SINC_ROLL_OFF: Final = 0.99
+# No codec holds more in a byte: FLAC's longest frame of silence is 65,535 samples in 12 bytes, others hold less.
+_MAX_SAMPLES_PER_BYTE: Final = 8_192
+
+# What is decoded at a time, over all channels; whole files but for the longest, as MP3 is not seamless between blocks.
+_BLOCK_SIZE: Final = 1 << 24
+
+# Far beyond 32-bit integers that were stored as floats; above, the variance of a batch overflows.
+_MAX_AMPLITUDE: Final = 2.0**32
 
 
 @final
@@ -121,13 +127,14 @@ def check_header(
     :returns: What the header says.
     :raises AudioError: If the file cannot be used, as far as can be told without decoding it.
     """
-    info = probe_audio(path)
+    with _open(path) as stream:
+        info = _get_info(path, stream)
 
-    if is_truncated(path):
-        raise AudioError(path, "truncated", f"is cut off after {info.num_samples} samples")
+        if is_truncated(path):
+            raise AudioError(path, "truncated", f"is cut off after {info.num_samples} samples")
 
-    _check_format(path, info, fmt)
-    _check_length(path, info, entry)
+        _check_format(path, info, fmt)
+        _check_length(path, info, entry)
 
     num_samples = fmt.convert_length(entry.num_samples, info.sample_rate)
     if num_samples < min_num_samples:
@@ -158,7 +165,7 @@ def read_audio(
     :param fmt: The wanted format.
     :param start: The first sample of the part, at the wanted rate, counted from the start of the utterance.
     :param num_samples: The length of the part at the wanted rate; ``None`` for all to the end.
-    :returns: The samples of one channel in [-1, 1]. *Shape:* :math:`(S)`.
+    :returns: The samples of one channel, which formats of integers keep in [-1, 1]. *Shape:* :math:`(S)`.
     :raises AudioError: If the file cannot be used, or if fewer samples can be decoded than the manifest promises.
     :raises ValueError: If the part is not within the utterance.
     """
@@ -180,21 +187,28 @@ def read_audio(
         else:
             samples = _decode_resampled(path, stream, entry, fmt, start, stop)
 
-    if not np.isfinite(samples).all():
-        raise AudioError(path, "not finite", "holds samples that are infinite or not a number")
+    _check_samples(path, samples)
 
     return samples
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    """Open a file; whatever the operating system then refuses, also later, is a fault of the file."""
     try:
-        status = path.stat()
+        with _open_stream(path) as stream:
+            yield stream
     except (FileNotFoundError, NotADirectoryError):
         raise AudioError(path, "missing", "does not exist") from None
-    except (OSError, ValueError) as ex:
-        # The value error: a null character in the name.
-        raise AudioError(path, "unreadable", f"cannot be opened ({ex})") from None
+    except OSError as ex:
+        raise AudioError(path, "unreadable", f"cannot be read ({ex.strerror or ex})") from None
+
+
+def _open_stream(path: Path) -> Any:
+    try:
+        status = path.stat()
+    except ValueError as ex:
+        raise AudioError(path, "unreadable", f"has a name that no file can have ({ex})") from None
 
     if not S_ISREG(status.st_mode):
         raise AudioError(path, "unreadable", "is not a file")
@@ -203,15 +217,12 @@ def _open(path: Path) -> Iterator[Any]:
 
     try:
         # As bytes, which names that are not UTF-8 can be too.
-        stream = soundfile.SoundFile(os.fsencode(path))
-    except (OSError, RuntimeError, TypeError) as ex:
+        return soundfile.SoundFile(os.fsencode(path))
+    except (RuntimeError, TypeError) as ex:
         # The type error: a file named .raw, which says nothing of its format.
         if is_truncated(path):
             raise AudioError(path, "truncated", f"is cut off ({_quote(ex)})") from None
         raise AudioError(path, "unreadable", f"is not audio ({_quote(ex)})") from None
-
-    with stream:
-        yield stream
 
 
 def _get_info(path: Path, stream: Any) -> AudioInfo:
@@ -224,6 +235,14 @@ def _get_info(path: Path, stream: Any) -> AudioInfo:
     if info.num_samples >= _UNKNOWN_LENGTH:
         raise AudioError(path, "unreadable", "does not say how many samples it has")
 
+    num_bytes = path.stat().st_size
+    if info.num_samples > num_bytes * _MAX_SAMPLES_PER_BYTE:
+        raise AudioError(
+            path,
+            "unreadable",
+            f"promises {info.num_samples} samples, which its {num_bytes} bytes cannot hold; it is damaged or cut off",
+        )
+
     return info
 
 
@@ -233,6 +252,13 @@ def _check_format(path: Path, info: AudioInfo, fmt: AudioFormat) -> None:
             path,
             "sample rate",
             f"must have {fmt.sample_rate} Hz, but has {info.sample_rate} Hz instead",
+        )
+    if info.sample_rate != fmt.sample_rate and not can_resample(info.sample_rate, fmt.sample_rate):
+        raise AudioError(
+            path,
+            "unreadable",
+            f"has {info.sample_rate} Hz, from which it cannot be brought to {fmt.sample_rate} Hz here; "
+            "if its header is right, resample it with another program",
         )
     if info.num_channels != 1 and not fmt.downmix:
         raise AudioError(
@@ -256,20 +282,62 @@ def _check_length(path: Path, info: AudioInfo, entry: ManifestEntry) -> None:
     )
 
 
+def _check_samples(path: Path, samples: NDArray[np.float32]) -> None:
+    # Not a number if any sample is none.
+    peak = float(np.abs(samples).max(initial=0))
+
+    if not isfinite(peak):
+        raise AudioError(path, "not finite", "holds samples that are infinite or not a number")
+    if peak > _MAX_AMPLITUDE:
+        raise AudioError(
+            path, "unreadable", f"holds a sample as large as {peak:.3g}; it is damaged"
+        )
+
+
 def _decode(path: Path, stream: Any, start: int, num_samples: int) -> NDArray[np.float32]:
+    # In blocks, as memory for all that a header promises may not be there.
+    blocks = [np.zeros(0, np.float32)]
+    num_left = num_samples
+
     try:
+        if start > 0 and stream.format == "OGG":
+            # Where libvorbis could not be set up, libsndfile 1.2.2 would crash, as it skips to a place without a look.
+            if len(stream.read(1)) == 0:
+                raise _diagnose(path, "yields no sample")
+            # It also finds a wrong place from one that is not the start.
+            stream.seek(0)
+
         stream.seek(start)
-        samples = stream.read(num_samples, dtype="float32", always_2d=True)
+
+        while num_left > 0:
+            block_size = min(num_left, _num_block_samples(stream))
+            samples = stream.read(block_size, dtype="float32", always_2d=True)
+
+            blocks.append(_to_mono(samples))
+            num_left -= len(samples)
+            if len(samples) < block_size:
+                break
     except RuntimeError as ex:
         raise _diagnose(path, f"cannot be decoded ({_quote(ex)})") from None
 
-    if len(samples) < num_samples:
+    if num_left > 0:
         raise _diagnose(
-            path, f"yields {len(samples)} samples where {num_samples} from {start} were asked for"
+            path,
+            f"yields {num_samples - num_left} samples where {num_samples} from {start} were asked for",
         )
 
-    # (S, C) -> (S)
-    mono: NDArray[np.float32] = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
+
+
+def _num_block_samples(stream: Any) -> int:
+    return max(1, _BLOCK_SIZE // stream.channels)  # type: ignore[no-any-return]
+
+
+def _to_mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    # What overflows here is found, and named, as a sample that is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # (S, C) -> (S)
+        mono: NDArray[np.float32] = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
     return np.ascontiguousarray(mono, dtype=np.float32)
 
@@ -277,26 +345,14 @@ def _decode(path: Path, stream: Any, start: int, num_samples: int) -> NDArray[np
 def _decode_resampled(
     path: Path, stream: Any, entry: ManifestEntry, fmt: AudioFormat, start: int, stop: int
 ) -> NDArray[np.float32]:
-    import torch  # Only here, as plain reading needs neither.
-    from torchaudio.functional import resample
+    rates = (stream.samplerate, fmt.sample_rate)
 
-    # Blocks of `old` stored samples become blocks of `new`; the filter sees the same at the start of each.
-    divisor = gcd(stream.samplerate, fmt.sample_rate)
-    old, new = stream.samplerate // divisor, fmt.sample_rate // divisor
+    first, last = find_stored_part(start, stop, *rates)
+    last = min(entry.num_samples, last)
 
-    width = ceil(_SINC_WIDTH * old / (min(old, new) * _SINC_ROLL_OFF))
-    margin = ceil(width / old) + 1
+    stored = _decode(path, stream, entry.offset + first, last - first)
 
-    first = max(0, start // new - margin)
-    last = min(entry.num_samples, (ceil(stop / new) + margin) * old)
-
-    stored = _decode(path, stream, entry.offset + first * old, last - first * old)
-
-    samples = resample(torch.from_numpy(stored), old, new).numpy()
-
-    part: NDArray[np.float32] = samples[start - first * new : stop - first * new]
-
-    return part
+    return resample_part(stored, first, start, stop, *rates)
 
 
 def _diagnose(path: Path, what: str) -> AudioError:
@@ -316,7 +372,8 @@ def _exhausts_file(path: Path) -> bool:
         raw.seek(0)
         try:
             with soundfile.SoundFile(raw) as stream:
-                for _ in stream.blocks(blocksize=4096, dtype="float32"):
+                # Not `blocks`, which asks for all that the header promises, past the end as well.
+                while len(stream.read(_num_block_samples(stream), dtype="float32")) > 0:
                     pass
         except RuntimeError:
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, final
 
-from eqssl_speech.data.manifest import replace_text
+from eqssl_speech.data.manifest import can_stand_in_line, printable, replace_text
 from eqssl_speech.error import InputError
 
 SOURCES_FILE: Final = "sources.tsv"
@@ -74,7 +75,8 @@ def load_corpus(directory: Path) -> Corpus:
     :raises InputError: If the directory or a source's folder is missing, if there is no source, or if
         ``sources.tsv`` is malformed.
     """
-    if not directory.is_dir():
+    # Not `Path.is_dir`, which raises if the name is too long.
+    if not os.path.isdir(directory):  # noqa: PTH112
         raise InputError(
             f"{directory}: there is no such corpus directory; "
             "correct the path, or make the corpus with `eqssl prepare`."
@@ -97,7 +99,7 @@ def load_corpus(directory: Path) -> Corpus:
         )
 
     for name, folder in folders.items():
-        _validate_name(str(folder), name, "rename the folder")
+        _validate_name(printable(str(folder)), name, "rename the folder")
 
     return Corpus(
         directory,
@@ -127,7 +129,7 @@ def select_sources(corpus: Corpus, names: Sequence[str] | None) -> Corpus:
     for index, name in enumerate(names):
         if name not in known:
             if all(len(n) == 1 for n in names):
-                text = "".join(names)
+                text = printable("".join(names))
                 raise InputError(
                     f"{corpus.directory}: the sources `{text}` are no list; write `[{text}]`, in brackets."
                 )
@@ -135,12 +137,12 @@ def select_sources(corpus: Corpus, names: Sequence[str] | None) -> Corpus:
             close = get_close_matches(name, known, n=1)
             closest = f", of which `{close[0]}` is the closest" if close else ""
             raise InputError(
-                f"{corpus.directory}: the source `{name}` is unknown; "
+                f"{corpus.directory}: the source `{printable(name)}` is unknown; "
                 f"the known ones are {_list_names(corpus)}{closest}."
             )
         if name in names[:index]:
             raise InputError(
-                f"{corpus.directory}: the source `{name}` is listed twice; list every source once."
+                f"{corpus.directory}: the source `{printable(name)}` is listed twice; list every source once."
             )
 
     return replace(corpus, sources=tuple(known[name] for name in names))
@@ -203,10 +205,10 @@ def _validate_row(where: str, row: list[str], earlier: list[list[str]]) -> None:
     _validate_name(where, row[0], "rename the folder and correct the line")
 
     for column, value in zip(_COLUMNS, row, strict=True):
-        if not value.strip() or re.search(r"[\t\r\n]", value):
+        if not can_stand_in_line(value):
             raise InputError(
-                f"{where}: the {column} of `{row[0]}` must be one line of text without a tab, but is "
-                f"{value!r} instead; write `und` or `unknown` where it is not known."
+                f"{where}: the {column} of `{printable(row[0])}` must be one line of text without a tab, but is "
+                f"`{printable(value)}` instead; write `und` or `unknown` where it is not known."
             )
 
     if row[0] in (other[0] for other in earlier):
@@ -218,15 +220,16 @@ def _validate_row(where: str, row: list[str], earlier: list[list[str]]) -> None:
 def _validate_name(where: str, name: str, remedy: str) -> None:
     if _NAME.fullmatch(name) is None:
         raise InputError(
-            f"{where}: the source name `{name}` may only hold the letters A to Z and a to z, digits, "
+            f"{where}: the source name `{printable(name)}` may only hold the letters A to Z and a to z, digits, "
             f"`-` and `_`, and must begin with a letter or digit; {remedy}."
         )
 
 
 def _validate_folder(where: str, folder: Path) -> None:
-    if not folder.is_dir():
+    # Not `Path.is_dir`, which raises if the name is too long.
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise InputError(
-            f"{where}: the source `{folder.name}` has no folder {folder}; "
+            f"{where}: the source `{printable(folder.name)}` has no folder {printable(str(folder))}; "
             "make its manifests, or remove the line."
         )
 
@@ -236,7 +239,7 @@ def _require_all_listed(file: Path, names: set[str]) -> None:
         if folder.name not in names:
             # Leaving it out without a word would train on less than the user thinks.
             raise InputError(
-                f"{file}: the folder `{folder.name}` holds a train.tsv but is not listed; "
+                f"{file}: the folder `{printable(folder.name)}` holds a train.tsv but is not listed; "
                 f"add a line `{_HEADER}` for it, or move the folder away."
             )
 

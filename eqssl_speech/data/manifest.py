@@ -20,6 +20,11 @@ FIRST_ENTRY_LINE: Final = 2
 
 _SLICE: Final = re.compile(r"(?P<path>.+):(?P<offset>[0-9]+):(?P<length>[0-9]+)")
 
+_MAX_NUM_SAMPLES: Final = (1 << 63) - 1
+"""What libsndfile and NumPy can count to."""
+
+_MAX_SHOWN: Final = 300
+
 _LAYOUT: Final = "fairseq manifests hold `path<TAB>num_samples`"
 
 
@@ -108,8 +113,14 @@ def write_manifest(file: Path, root: Path | str, entries: Iterable[ManifestEntry
     :param file: The manifest to write; its directory must exist.
     :param root: The audio root, written verbatim; a relative one keeps the corpus relocatable.
     :param entries: The utterances, in the order in which they are written.
-    :raises InputError: If a path cannot stand in a manifest, or a length is not greater than 0.
+    :raises InputError: If the root or a path cannot stand in a manifest, or a length is not greater than 0.
     """
+    if not can_stand_in_line(str(root)) or str(root).startswith("\ufeff"):
+        raise InputError(
+            f"{file}: the audio root {str(root)!r} cannot stand in a manifest; "
+            "rename the directory so that its name is UTF-8 without a tab and a line break."
+        )
+
     lines = [str(root)]
 
     for entry in entries:
@@ -153,6 +164,27 @@ def replace_text(file: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def printable(text: str) -> str:
+    """Return what a file holds as a message of one line can show it: cut if it is long, with escapes."""
+    shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+
+
+def can_stand_in_line(text: str) -> bool:
+    """Tell whether text can be a column of a file of lines: UTF-8, not blank, without a tab and a line break."""
+    if not text.strip() or re.search(r"[\t\r\n]", text):
+        return False
+
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A name that is not UTF-8.
+        return False
+
+    return True
+
+
 def _read_lines(file: Path, what: str) -> list[str]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -189,14 +221,15 @@ def _parse_root(file: Path, lines: list[str]) -> Path:
     line = lines[0]
     if not line.strip() or "\t" in line:
         raise InputError(
-            f"{file}:1: the first line must be the audio root, but is `{line}`; "
+            f"{file}:1: the first line must be the audio root, but is `{printable(line)}`; "
             "put the directory that the paths are relative to before it."
         )
 
     root = file.parent / line
-    if not root.is_dir():
+    # Not `Path.is_dir`, which raises if the name is too long or if a directory above may not be entered.
+    if not os.path.isdir(root):  # noqa: PTH112
         raise InputError(
-            f"{file}:1: the audio root {root} does not exist or is not a directory; "
+            f"{file}:1: the audio root {printable(str(root))} does not exist or is not a directory; "
             "write the directory of the audio files on the first line."
         )
 
@@ -225,24 +258,37 @@ def _parse_entry(where: str, line: str) -> ManifestEntry:
     if match is None:
         return ManifestEntry(name, num_samples)
 
-    if int(match["length"]) != num_samples:
+    if not match["path"].strip():
+        raise InputError(f"{where}: the line names no audio file; {_LAYOUT}, so remove the line.")
+    if _parse_number(match["length"]) != num_samples:
         raise InputError(
-            f"{where}: the path selects {match['length']} samples, but the length after the tab is "
+            f"{where}: the path selects {printable(match['length'])} samples, but the length after the tab is "
             f"{num_samples}; write the same number in `path:offset:length<TAB>length`."
         )
 
-    return ManifestEntry(match["path"], num_samples, int(match["offset"]), is_slice=True)
+    offset = _parse_number(match["offset"])
+    if offset is None:
+        raise InputError(
+            f"{where}: the offset must be at most {_MAX_NUM_SAMPLES}, but is `{printable(match['offset'])}` instead; "
+            "correct it in `path:offset:length<TAB>length`."
+        )
+
+    return ManifestEntry(match["path"], num_samples, offset, is_slice=True)
 
 
 def _parse_length(where: str, text: str) -> int:
     # `int` would take `1_000` and digits of other scripts as well.
     if re.fullmatch(r"\s*[-+]?[0-9]+\s*", text) is None:
         raise InputError(
-            f"{where}: the length must be a whole number of samples, but is `{text}` instead; "
+            f"{where}: the length must be a whole number of samples, but is `{printable(text)}` instead; "
             f"{_LAYOUT}, so correct it."
         )
 
-    num_samples = int(text)
+    num_samples = _parse_number(text)
+    if num_samples is None:
+        raise InputError(
+            f"{where}: the length must be at most {_MAX_NUM_SAMPLES}, but is `{printable(text)}` instead; correct it."
+        )
     if num_samples <= 0:
         raise InputError(
             f"{where}: the length must be greater than 0, but is {num_samples} instead; "
@@ -252,22 +298,32 @@ def _parse_length(where: str, text: str) -> int:
     return num_samples
 
 
+def _parse_number(text: str) -> int | None:
+    """Return a whole number, or ``None`` if its size is too large for a number of samples."""
+    digits = text.strip().lstrip("+-0") or "0"
+    # Python refuses to convert thousands of digits.
+    if len(digits) > len(str(_MAX_NUM_SAMPLES)) or int(digits) > _MAX_NUM_SAMPLES:
+        return None
+
+    return -int(digits) if "-" in text else int(digits)
+
+
 def _validate_entry(file: Path, entry: ManifestEntry) -> None:
-    if not entry.path.strip() or re.search(r"[\t\r\n]", entry.path):
+    if not can_stand_in_line(entry.path):
         raise InputError(
             f"{file}: the path {entry.path!r} cannot stand in a manifest; "
-            "rename the file so that it has no tab and no line break in its name."
+            "rename the file so that its name is UTF-8 without a tab and a line break."
         )
     if not entry.is_slice and _SLICE.fullmatch(entry.path):
         raise InputError(
             f"{file}: the path {entry.path!r} would be read as `path:offset:length`; rename the file."
         )
-    if entry.num_samples <= 0 or entry.offset < 0:
+    if not (0 < entry.num_samples <= _MAX_NUM_SAMPLES and 0 <= entry.offset <= _MAX_NUM_SAMPLES):
         raise InputError(
-            f"{file}: {entry} must have a length greater than 0 and an offset of at least 0, but "
-            f"has {entry.num_samples} and {entry.offset} instead; leave it out of the manifest."
+            f"{file}: {printable(entry.path)} must have a length from 1 and an offset from 0, both at most "
+            f"{_MAX_NUM_SAMPLES}; correct them, or leave the file out of the manifest."
         )
     if entry.offset and not entry.is_slice:
         raise InputError(
-            f"{file}: {entry} has the offset {entry.offset} but is not a slice; set `is_slice`."
+            f"{file}: {printable(entry.path)} has the offset {entry.offset} but is not a slice; set `is_slice`."
         )

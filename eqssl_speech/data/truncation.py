@@ -14,6 +14,9 @@ from typing import BinaryIO, Final
 _UNKNOWN_SIZE: Final = 0x7FFFF000
 """Programs that write to a pipe claim this (SoX) or 0xFFFFFFFF (FFmpeg) bytes, as they cannot know the size."""
 
+_MAX_NUM_CHUNKS: Final = 4096
+"""No WAV file has as many before its samples; gigabytes of zeros would otherwise be so many empty ones."""
+
 _OGG_HEADER_SIZE: Final = 27
 
 _OGG_MAX_PAGE_SIZE: Final = _OGG_HEADER_SIZE + 255 + 255 * 255
@@ -49,7 +52,11 @@ def _is_riff_truncated(stream: BinaryIO, size: int, order: str) -> bool:
 
     long_size = 0
 
-    while len(header := stream.read(8)) == 8:
+    for _ in range(_MAX_NUM_CHUNKS):
+        header = stream.read(8)
+        if len(header) < 8:
+            break
+
         name, chunk_size = struct.unpack(f"{order}4sI", header)
 
         if name == b"data":
