@@ -3,12 +3,13 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-root="$(cd "$here/../.." && pwd)"
+# shellcheck source=recipes/launch.sh
+source "$here/../launch.sh"
 
 usage() {
     cat <<'END'
 usage: run.sh CORPUS OUT [--size cpu|gpu] [--methods "none mixed per_source equilibrium"] [--seeds "1 2 3"]
-              [--inner-lr X] [--sweep "0.01 0.03 0.1"]
+              [--inner-lr X] [--sweep "0.01 0.03 0.1"] [--nproc N]
 
 Makes CORPUS with `eqssl prepare debian-speech` if it is not there, then, for every method and seed:
   pre-trains into OUT/pretrain/METHOD-SEED (not for `none`), with the same audio per update in every method,
@@ -17,6 +18,8 @@ Makes CORPUS with `eqssl prepare debian-speech` if it is not there, then, for ev
 and prints the table of CER and WER per language over the seeds. What is done is not done again; what was interrupted goes on.
 
 --sweep pre-trains `equilibrium` for about a third of the updates with each inner_lr, prints the validation losses, and ends.
+
+`--nproc N` trains and evaluates in N processes of this machine; a SLURM job does so in its own (recipes/slurm/job.sbatch).
 
 examples:
   run.sh corpora/debian_speech runs/debian_speech --sweep "0.01 0.03 0.1"
@@ -49,6 +52,7 @@ while [ $# -gt 0 ]; do
         --seeds) seeds="${2:?}" ;;
         --inner-lr) inner_lr="${2:?}" ;;
         --sweep) sweep="${2:?}" ;;
+        --nproc) NPROC_PER_NODE="${2:?}" ;;
         *)
             printf 'run.sh: there is no option `%s`; see --help.\n' "$1" >&2
             exit 2
@@ -62,23 +66,8 @@ if [ ! -f "$here/pretrain_$size.yaml" ]; then
     exit 2
 fi
 
-# The one named, else the active environment's, else the repository's.
-if [ -z "${PYTHON:-}" ]; then
-    if [ -n "${VIRTUAL_ENV:-}" ]; then
-        PYTHON="$VIRTUAL_ENV/bin/python"
-    elif [ -x "$root/.venv/bin/python" ]; then
-        PYTHON="$root/.venv/bin/python"
-    else
-        PYTHON=python3
-    fi
-fi
-
 plain=()
 [ -t 2 ] || plain=(--no-rich)
-
-eqssl() {
-    "$PYTHON" -m eqssl_speech "$@"
-}
 
 # What sets a method apart. All have the same audio per update, in as many batches: K = 1 takes two of a source.
 settings_of() {
@@ -96,9 +85,12 @@ settings_of() {
 pretrain() { # DIR SETTINGS...
     local directory="$1"
     shift
-    eqssl pretrain "$directory" --config-file "$here/pretrain_$size.yaml" ${plain[@]+"${plain[@]}"} \
+    launch pretrain "$directory" --config-file "$here/pretrain_$size.yaml" ${plain[@]+"${plain[@]}"} \
         --config dataset.corpus="$corpus" "$@"
 }
+
+# What cannot be started is refused before anything is made.
+plan pretrain
 
 for method in $methods; do
     [ "$method" = none ] || settings_of "$method" >/dev/null
@@ -137,12 +129,12 @@ for seed in $seeds; do
         fi
 
         for source in $sources; do
-            eqssl finetune "$out/finetune/$run/$source" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \
+            launch finetune "$out/finetune/$run/$source" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \
                 --config dataset.corpus="$corpus" dataset.sources="[$source]" tokenizer="$out/tokenizer/$source" \
                 pretrained="$pretrained" common.seed="$seed"
 
             [ -f "$out/test/$run/$source/summary.json" ] ||
-                eqssl evaluate "$out/finetune/$run/$source" "$corpus" --split test --out "$out/test/$run/$source" --source "$source"
+                launch evaluate "$out/finetune/$run/$source" "$corpus" --split test --out "$out/test/$run/$source" --source "$source"
         done
     done
 done

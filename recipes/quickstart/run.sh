@@ -4,11 +4,13 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-root="$(cd "$here/../.." && pwd)"
+# shellcheck source=recipes/launch.sh
+source "$here/../launch.sh"
 
 usage() {
     cat <<'END'
-usage: run.sh [OUT] [--regime equilibrium|conventional|none] [--seed N] [--pretrain-only] [ARGUMENTS OF `eqssl pretrain` ...]
+usage: run.sh [OUT] [--regime equilibrium|conventional|none] [--seed N] [--nproc N] [--pretrain-only]
+              [ARGUMENTS OF `eqssl pretrain` ...]
 
 1. Pre-trains recipes/quickstart/equilibrium.yaml into OUT/REGIME (OUT: runs/quickstart in the repository; REGIME: equilibrium;
    `conventional` is the same without the section `equilibrium`), writes OUT/summary.json and OUT/summary.png and prints
@@ -16,7 +18,8 @@ usage: run.sh [OUT] [--regime equilibrium|conventional|none] [--seed N] [--pretr
 2. Fine-tunes recipes/quickstart/finetune.yaml from it (with `none` from random weights, without step 1) into OUT/REGIME-finetuned.
 3. Evaluates it (summary.json, summary.png and hypotheses.tsv in OUT/REGIME-finetuned/valid).
 4. Transcribes three recordings that it was not trained on.
-Started again, it goes on from the last checkpoint. `--seed` is that of the fine-tuning.
+Started again, it goes on from the last checkpoint. `--seed` is that of the fine-tuning. `--nproc N` trains and evaluates in N processes of
+this machine; a SLURM job does so in its own (recipes/slurm/job.sbatch).
 
 examples:
   run.sh
@@ -29,6 +32,7 @@ END
 out="$root/runs/quickstart"
 regime=equilibrium
 seed=1
+nproc="${NPROC_PER_NODE:-}"
 pretrain_only=
 extra=()
 
@@ -46,13 +50,13 @@ while [ $# -gt 0 ]; do
             usage
             exit 0
             ;;
-        --regime | --seed)
+        --regime | --seed | --nproc)
             name="${1#--}"
             printf -v "$name" '%s' "${2:-}"
             shift
             [ $# -eq 0 ] || shift
             ;;
-        --regime=* | --seed=*)
+        --regime=* | --seed=* | --nproc=*)
             name="${1%%=*}"
             printf -v "${name#--}" '%s' "${1#*=}"
             shift
@@ -85,16 +89,8 @@ case "$seed" in
         ;;
 esac
 
-# The one named, else the active environment's, else the repository's.
-if [ -z "${PYTHON:-}" ]; then
-    if [ -n "${VIRTUAL_ENV:-}" ]; then
-        PYTHON="$VIRTUAL_ENV/bin/python"
-    elif [ -x "$root/.venv/bin/python" ]; then
-        PYTHON="$root/.venv/bin/python"
-    else
-        PYTHON=python3
-    fi
-fi
+NPROC_PER_NODE="$nproc"
+plan pretrain # Refuses what cannot be started before anything is made.
 
 if ! "$PYTHON" -c 'import eqssl_speech' 2>/dev/null; then
     printf 'run.sh: eqssl_speech is not installed for %s; run tools/setup.sh first.\n' "$PYTHON" >&2
@@ -105,12 +101,8 @@ fi
 plain=()
 [ -t 2 ] || plain=(--no-rich)
 
-eqssl() {
-    "$PYTHON" -m eqssl_speech "$@"
-}
-
 pretrain() {
-    eqssl pretrain "$out/$regime" --config-file "$here/equilibrium.yaml" ${plain[@]+"${plain[@]}"} ${extra[@]+"${extra[@]}"}
+    launch pretrain "$out/$regime" --config-file "$here/equilibrium.yaml" ${plain[@]+"${plain[@]}"} ${extra[@]+"${extra[@]}"}
 
     case " ${extra[*]-} " in
         *" --dump-config "*) exit 0 ;;
@@ -134,7 +126,7 @@ finetune() {
     [ -d "$out/tokenizer" ] ||
         eqssl tokenizer "$here/corpus" "$out/tokenizer" --source en-drascula-hero --source en-drascula-cast
 
-    eqssl finetune "$finetuned" --config-file "$here/finetune.yaml" ${plain[@]+"${plain[@]}"} \
+    launch finetune "$finetuned" --config-file "$here/finetune.yaml" ${plain[@]+"${plain[@]}"} \
         --config tokenizer="$out/tokenizer" pretrained="$pretrained" common.seed="$seed"
 }
 
@@ -146,7 +138,7 @@ finetuned="$out/$regime-finetuned"
 if [ -z "$pretrain_only" ]; then
     finetune
 
-    eqssl evaluate "$finetuned" "$here/corpus" --split valid --out "$finetuned/valid" \
+    launch evaluate "$finetuned" "$here/corpus" --split valid --out "$finetuned/valid" \
         --source en-drascula-hero --source en-drascula-cast
 
     # From the validation split, so the model has never been trained on them.

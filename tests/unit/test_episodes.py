@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -272,6 +273,35 @@ def test_budget_of_less_than_the_shortest_recording_per_batch_is_refused() -> No
         create_planner(
             make_config(audio_seconds_per_update=10.0), make_sources(), num_inner_steps=3
         )
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "replica_size", "num_batches"),
+    # Three sources have 64 episodes each on 64 replicas, and one each on one replica.
+    [(64, 1, 64 * 3 * 2), (8, 8, 8 * 3 * 2 * 8), (1, 64, 3 * 2 * 64)],
+)
+def test_budget_that_is_too_small_for_the_ranks_is_refused_on_each_of_them(
+    num_replicas: int, replica_size: int, num_batches: int
+) -> None:
+    least = 1.5 * num_batches
+
+    for rank in (0, num_replicas * replica_size - 1):
+        create = partial(
+            create_planner,
+            train=make_sources(),
+            num_inner_steps=1,
+            num_replicas=num_replicas,
+            replica=rank // replica_size,
+            replica_size=replica_size,
+            rank_in_replica=rank % replica_size,
+        )
+
+        sentence = rf"{num_batches} batches on 64 rank\(s\) share.*set it to {least:g} or more, or take fewer ranks"
+
+        with pytest.raises(InputError, match=sentence):
+            create(make_config(audio_seconds_per_update=least - 1.0, min_audio_s=1.5))
+
+        create(make_config(audio_seconds_per_update=least, min_audio_s=1.5))
 
 
 def test_source_that_fills_no_batch_is_refused_by_name() -> None:
