@@ -59,6 +59,9 @@ SMALL_FINETUNE = {
 }
 
 
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run."""
@@ -121,6 +124,25 @@ def run_recipe(
     :param launcher: What starts Python, such as torchrun.
     :param extra: Further arguments.
     """
+    command = list_command(
+        name, directory, settings, config_file=config_file, launcher=launcher, extra=extra
+    )
+
+    result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=600)
+
+    return Run(result.returncode, result.stdout + result.stderr, directory)
+
+
+def list_command(
+    name: str,
+    directory: Path,
+    settings: dict[str, Any],
+    *,
+    config_file: Path | None = None,
+    launcher: Sequence[str] = (),
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """List what :func:`run_recipe` starts."""
     command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", name]
 
     if config_file is not None:
@@ -129,13 +151,7 @@ def run_recipe(
     if settings:
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
 
-    command += ["--no-rich", *extra, str(directory)]
-
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
-
-    return Run(result.returncode, result.stdout + result.stderr, directory)
+    return [*command, "--no-rich", *extra, str(directory)]
 
 
 def copy_as_killed(whole: Path, killed: Path) -> None:

@@ -8,6 +8,8 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from eqssl_speech.tasks.signals import STOPPED, stop_request
+
 if TYPE_CHECKING:
     from fairseq2.recipe.base import Recipe
 
@@ -73,19 +75,39 @@ def run_recipe(name: str, args: list[str], description: str, create: Callable[[]
     :param args: The host's arguments.
     :param description: What ``--help`` says before the host's own help.
     :param create: Imports and creates the recipe.
+    :returns: The exit status: 0, or 75 if the run was asked to stop and can go on.
     """
     if {"-h", "--help"} & set(args):
         print(description, flush=True)
 
+    # Before the imports that take seconds.
+    stop_request.install()
+
     from fairseq2.recipe.cli import main
 
     from eqssl_speech.tasks.host_errors import report_mistakes_in_one_sentence
+    from eqssl_speech.tasks.ranks import report_failure
 
     report_mistakes_in_one_sentence()
 
     # The host reads its arguments, and the name for its usage line, from here.
     sys.argv = [f"eqssl {name}", *args]
 
-    main(create())
+    try:
+        main(create())
+    except SystemExit as ex:
+        # Raised where the host handles what went wrong.
+        if ex.__context__ is not None:
+            stop_request.ignore()
+            report_failure(ex.__context__, ex.code if isinstance(ex.code, int) else 1)
+
+        raise
+
+    if stop_request.obeyed:
+        stop_request.ignore()
+
+        return STOPPED
+
+    stop_request.restore()
 
     return 0

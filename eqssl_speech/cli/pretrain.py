@@ -22,6 +22,9 @@ examples:
   torchrun --nproc-per-node 2 -m eqssl_speech pretrain --config-file my.yaml runs/mine
 
 `--config` takes everything up to the next flag, so write the directory before it.
+
+SIGTERM or SIGUSR1, to any of the processes, ends the run after the step in hand, with a checkpoint and exit status 75
+(that of torchrun is 1 then, and its summary says 75). Started again, it goes on from that step.
 """
 
 

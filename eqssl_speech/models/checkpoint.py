@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.checksums import find_damage
 
 TENSOR_FILE_SUFFIXES: Final = (".pt", ".pth", ".bin", ".safetensors")
 """The kinds of files that tensors are read from."""
@@ -83,9 +84,13 @@ def find_checkpoint(path: Path, step: int | None = None) -> RunCheckpoint:
 def read_run_tensors(checkpoint: RunCheckpoint) -> dict[str, Tensor]:
     """Read the tensors of a run's model, on the CPU, put together if they are sharded over ranks.
 
-    :raises InputError: If a file is missing or cannot be read.
+    :raises InputError: If a file is missing, cannot be read, or is not as it was written.
     """
     model_dir = checkpoint.model_dir
+
+    damage = find_damage(model_dir.parent, "model/")
+    if damage is not None:
+        raise InputError(f"{damage}; put a copy of it there, or choose another step.")
 
     if sorted(d.name for d in model_dir.glob("*/*")) != ["tp_00"]:
         raise InputError(

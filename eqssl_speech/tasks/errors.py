@@ -15,3 +15,7 @@ class CollapseError(RecipeError):
 
 class BlankOutputError(RecipeError):
     """Raised when a model keeps emitting nothing but blanks and the configuration asks to stop then."""
+
+
+class CheckpointSaveError(Exception):
+    """Raised on all ranks when a checkpoint cannot be written; those before it are as they were."""

@@ -14,6 +14,9 @@ from fairseq2.logging import log
 from fairseq2.recipe.error import RecipeConfigParseError
 from typing_extensions import override
 
+from eqssl_speech.tasks.ranks import explain_lost_contact, is_lost_contact
+from eqssl_speech.tasks.signals import stop_request
+
 _FIELD: Final = re.compile(
     r"^(?:`(?P<field>[\w.]+)` (?:field )?|Value of the (?P<key>\S+) key )cannot be structured\.$"
 )
@@ -99,6 +102,11 @@ class _OneSentence(Filter):
 
         if isinstance(ex, RecipeConfigParseError):
             record.msg, record.args = explain_config_error(ex), ()
+            record.exc_info = record.exc_text = None
+        elif ex is not None and is_lost_contact(ex):
+            stop_request.ignore()
+
+            record.msg, record.args = explain_lost_contact(ex), ()
             record.exc_info = record.exc_text = None
 
         return True

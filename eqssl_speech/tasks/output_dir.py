@@ -31,9 +31,15 @@ _FREE_KEYS: Final = (
     "dataset.num_prefetch",
     "model.fast",
     "validation.",
+    "dataset.on_dead_source",
+    *(
+        f"{section}.{key}"
+        for section in ("equilibrium", "optimizer.config")
+        for key in ("on_divergence", "max_inner_loss_rise", "max_num_non_finite")
+    ),
 )
-"""What a resumed run may change: how long, how often and how it is watched, and how fast (but for rounding, the numbers
-are the same)."""
+"""What a resumed run may change: how long, how often and how it is watched, how fast (but for rounding, the numbers are
+the same), and what is done about what goes wrong."""
 
 _FIXED_KEYS: Final = ("validation.max_num_utterances",)
 """What it may not for all that: scores of different utterances cannot be compared, and the best checkpoint is chosen by

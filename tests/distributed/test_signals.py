@@ -48,9 +48,10 @@ def test_ranks_stop_together_and_notice_when_one_is_killed(tmp_path, torchrun):
     assert "rank      : 1" in run.output
     assert "Signal 9 (SIGKILL)" in run.output
 
-    (line,) = (text for text in run.output.splitlines() if "Lost contact" in text)
+    lines = [text for text in run.output.splitlines() if "Lost contact" in text]
 
-    assert "rank 1 does not answer" in line
+    assert len(lines) == 1, run.output
+    assert "rank 1 does not answer" in lines[0]
     assert "file a bug report" not in run.output
 
 
@@ -67,10 +68,11 @@ def test_rank_that_raises_says_why_and_the_other_does_not_wait_for_it(tmp_path, 
 
     assert result.returncode == 1
 
-    (line,) = (text for text in output.splitlines() if "Lost contact" in text)
+    lines = [text for text in output.splitlines() if "Lost contact" in text]
 
-    assert "at step 3" in line
-    assert "rank 1 ended with OSError: disk 7 is on fire (see logs/rank_1.log)" in line
+    assert len(lines) == 1, output
+    assert "at step 3" in lines[0]
+    assert "rank 1 ended with OSError: disk 7 is on fire (see logs/rank_1.log)" in lines[0]
 
     # Torchrun's summary.
     assert "rank      : 1" in output

@@ -32,6 +32,7 @@ from eqssl_speech.host import override_provider
 from eqssl_speech.models.wav2vec2 import FreezeSchedule, accelerate, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.report.sources import render_sources, write_source_rows
+from eqssl_speech.tasks.checkpoints import use_trusted_checkpoints
 from eqssl_speech.tasks.finetune.batches import (
     create_planner,
     create_train_reader,
@@ -71,6 +72,8 @@ class FinetuneRecipe(Recipe):
     @override
     def register(self, container: DependencyContainer) -> None:
         register_cli_error(container, InputError, handle_input_error)
+
+        use_trusted_checkpoints(container)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)
@@ -208,7 +211,7 @@ class _Wiring:
             self._create_train_unit(planner), reader, self._create_valid_units(), valid_readers
         )
 
-        return TrainingTask(trainer, [reader, *valid_readers])
+        return TrainingTask(trainer, [reader, *valid_readers], self._context.output_dir)
 
     def _create_train_unit(self, planner: EpisodePlanner) -> FinetuneUnit:
         config = self._config
