@@ -56,12 +56,14 @@ class Replica:
         """
         return values
 
-    def like_params(self, params: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    def like_params(
+        self, params: Sequence[Tensor], parts: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
         """Make of the parts that lie here gradients of whole parameters, as the outer backward pass yields them: with
         several replicas that share their gradients, their mean.
 
         :param params: The handles that the optimizer has.
-        :param parts: One for each.
+        :param parts: One for each; ``None`` stands for zeros.
         """
         return list(parts)
 
@@ -120,18 +122,22 @@ class ShardedReplica(Replica):
 
         return values
 
-    def like_params(self, params: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    def like_params(
+        self, params: Sequence[Tensor], parts: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
         """See :meth:`Replica.like_params`."""
-        if self._replica_group is not None and parts:
-            # In one message.
-            mean = torch.cat([part.flatten() for part in parts]) / self._replica_group.size()
-            dist.all_reduce(mean, group=self._replica_group)
-
-            pieces = mean.split([part.numel() for part in parts])
-            parts = [m.view_as(part) for m, part in zip(pieces, parts, strict=True)]
+        if self._replica_group is not None:
+            parts = self._average(
+                [
+                    torch.zeros_like(local_part(param)) if part is None else part
+                    for param, part in zip(params, parts, strict=True)
+                ]
+            )
 
         return [
-            DTensor.from_local(
+            None
+            if part is None
+            else DTensor.from_local(
                 part,
                 param.device_mesh,
                 param.placements,
@@ -141,6 +147,18 @@ class ShardedReplica(Replica):
             )
             for param, part in zip(cast(Sequence[DTensor], params), parts, strict=True)
         ]
+
+    def _average(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Take the mean over the replicas, in one message."""
+        mean = torch.cat([part.flatten() for part in parts])
+
+        dist.all_reduce(mean, group=self._replica_group)
+
+        mean /= dist.get_world_size(self._replica_group)
+
+        pieces = mean.split([part.numel() for part in parts])
+
+        return [piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)]
 
     def forget_gathered(self) -> None:
         """See :meth:`Replica.forget_gathered`. A forward pass without a backward pass leaves gathered parameters."""

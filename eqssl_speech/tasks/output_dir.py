@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import IO, Final, Protocol, final
 
 from fairseq2.error import OperationalError
 from fairseq2.file_system import FileSystem
@@ -15,11 +15,12 @@ from fairseq2.recipe.internal.output_dir import _OutputDirectoryCreator
 from fairseq2.recipe.internal.sweep_tag import _SweepTagGenerator
 from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
 from fairseq2.utils.structured import ValueConverter
-from fairseq2.utils.yaml import YamlDumper, YamlError, YamlLoader
+from fairseq2.utils.yaml import RuamelYamlDumper, YamlDumper, YamlError, YamlLoader
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
+from eqssl_speech.report.output import write_atomically
 
 _FREE_KEYS: Final = (
     "regime.",
@@ -66,6 +67,37 @@ def check_before_writing(
         return CheckedOutputDirectoryCreator(resolver, get_config(resolver), check)
 
     override_provider(container, _OutputDirectoryCreator, create, singleton=True)
+
+    override_provider(container, YamlDumper, _create_dumper, singleton=True)
+
+
+@final
+class AtomicYamlDumper(YamlDumper):
+    """Writes files so that they are there whole or not at all, whoever reads them and whenever the process is killed.
+
+    The host writes ``config.yaml`` anew at each start, while other processes of the run may be reading it.
+    """
+
+    def __init__(self, dumper: YamlDumper) -> None:
+        """:param dumper: Makes the text."""
+        self._dumper = dumper
+
+    @override
+    def dump(self, obj: object, output: Path | IO[str]) -> None:
+        if not isinstance(output, Path):
+            self._dumper.dump(obj, output)
+
+            return
+
+        text = io.StringIO()
+
+        self._dumper.dump(obj, text)
+
+        write_atomically(output, text.getvalue().encode())
+
+
+def _create_dumper(resolver: DependencyResolver) -> AtomicYamlDumper:
+    return AtomicYamlDumper(RuamelYamlDumper(resolver.resolve(FileSystem)))
 
 
 class CheckedOutputDirectoryCreator(_OutputDirectoryCreator):  # type: ignore[misc]
