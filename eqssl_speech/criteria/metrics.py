@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Final, final
+from typing import Any, Final, Literal, TypeAlias, final, get_args
 
 import torch
 from fairseq2.metrics import Mean, MetricBag, Sum
@@ -51,6 +51,63 @@ class CodeShare(Metric[Tensor]):
         return self
 
 
+LostReason: TypeAlias = Literal["non_finite", "exploded", "dead"]
+"""Why an episode contributed nothing: a number was not finite, the loss rose too far over the inner loop, no recording
+of the source could be read."""
+
+
+@final
+class LostEpisodes(Metric[dict[str, int]]):
+    """How many episodes of a source contributed nothing, by the reason, and how often its ``inner_lr`` was lowered.
+
+    Whole numbers that never lie on a device, so that nothing waits for it to know them.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__(device=device)
+
+        for name in _LOST_STATES:
+            self._add_state(name, 0)
+
+        self.num_lowered: int
+
+    @override
+    def update(self, reason: LostReason) -> Self:
+        """Count an episode."""
+        setattr(self, reason, getattr(self, reason) + 1)
+
+        return self
+
+    def lower(self) -> None:
+        """Count that ``inner_lr`` was lowered; the same on all ranks."""
+        self.num_lowered += 1
+
+    @override
+    def compute(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in _LOST_STATES}
+
+    @override
+    def merge_state(self, metrics: Iterable[Self]) -> Self:
+        for metric in metrics:
+            for reason in get_args(LostReason):
+                setattr(self, reason, getattr(self, reason) + getattr(metric, reason))
+
+        return self
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        if "weighted_sum" in state_dict:
+            # Of an older version, which counted those that are not finite.
+            state_dict = dict.fromkeys(_LOST_STATES, 0) | {
+                "non_finite": int(state_dict["weighted_sum"])
+            }
+
+        super().load_state_dict(state_dict, strict)
+
+
+_LOST_STATES: Final = (*get_args(LostReason), "num_lowered")
+
+
 @final
 class SourceMetrics:
     """Adds, updates and reads the metrics of one data source in a metric bag.
@@ -76,6 +133,8 @@ class SourceMetrics:
 
         for name in _SUMS:
             self._bag.add(self._key(name), Sum())
+
+        self._bag.add(self._key(_LOST), LostEpisodes())
 
         self._bag.add(self._key("code_share"), CodeShare(num_codes))
 
@@ -103,10 +162,10 @@ class SourceMetrics:
         self._bag.get(self._key("total_utterances"), Sum).update(num_utterances)
         self._bag.get(self._key("total_audio_seconds"), Sum).update(duration_s)
 
-    @torch.inference_mode()
-    def count_non_finite(self) -> None:
-        """Count an episode that contributed nothing because a number in it was not finite."""
-        self._bag.get(self._key("total_non_finite"), Sum).update(1)
+    @property
+    def lost(self) -> LostEpisodes:
+        """The episodes that contributed nothing."""
+        return self._bag.get(self._key(_LOST), LostEpisodes)
 
     def _mean(self, name: str) -> Mean:
         return self._bag.get(self._key(name), Mean)
@@ -126,7 +185,10 @@ _MEANS: Final = (
     "prob_perplexity",
 )
 
-_SUMS: Final = ("total_utterances", "total_audio_seconds", "total_non_finite")
+_SUMS: Final = ("total_utterances", "total_audio_seconds")
+
+_LOST: Final = "total_non_finite"
+"""So called since there was but one reason; checkpoints know the name."""
 
 
 def split_by_source(
@@ -137,11 +199,13 @@ def split_by_source(
     :param values: The computed values; the keys of sources are removed.
     :param source_names: The data sources.
     :returns: Per source its values under their plain names, with ``adaptation_gain``; a source without a batch since
-        the last reset has only its totals.
+        the last reset has only its totals. ``num_lowered`` and counts of lost episodes are there where they are not 0.
     """
     result = {}
 
     for source_name in source_names:
+        lost = values.pop(f"{_LOST}@{source_name}", {})
+
         mine = {
             key.removesuffix(f"@{source_name}"): _to_float(values.pop(key))
             for key in list(values)
@@ -150,10 +214,11 @@ def split_by_source(
 
         row = {k.removeprefix("total_"): v for k, v in mine.items() if k.startswith("total_")}
 
-        if row.get("non_finite") == 0.0:
-            del row["non_finite"]
+        assert isinstance(lost, dict)
 
-        if mine.get("code_perplexity", 0.0) > 0.0:
+        row |= {name: float(count) for name, count in lost.items() if count > 0}
+
+        if mine.get("code_perplexity", 0.0) != 0.0:
             row |= {k: v for k, v in mine.items() if not k.startswith("total_")}
             # A mean of nothing computes to zero, which no loss is.
             if row["adapted_loss"] == 0.0:

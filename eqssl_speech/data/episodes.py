@@ -26,6 +26,9 @@ class Episode(SupportsDeviceTransfer):
     seed: int = 0
     """For the random draws of the episode (masks, distractors, dropout), whichever rank has it."""
 
+    is_dead: bool = False
+    """Whether no recording of the source could be read: the batches are of the right shape and silent then."""
+
     @override
     def to(self, device: Device, *, non_blocking: bool = False) -> None:
         for batch in self.batches:

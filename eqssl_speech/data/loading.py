@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +14,7 @@ from fairseq2.datasets import SequenceBatch
 from torch.nn.functional import layer_norm
 
 from eqssl_speech.data.audio import AudioError, AudioFormat, read_audio
-from eqssl_speech.data.batching import BatchPlan
+from eqssl_speech.data.batching import BatchPlan, Crop
 from eqssl_speech.data.corpus import DataSource
 from eqssl_speech.data.episodes import Episode, EpisodePlan
 from eqssl_speech.data.manifest import Manifest
@@ -56,6 +56,13 @@ class LoadFailure:
     source_name: str
     file: str
     message: str
+
+    num_bad: int
+    """How many recordings of the source could not be read so far, this one included."""
+
+
+class DeadSourceError(InputError):
+    """Raised when none of the recordings of a source can be read any more."""
 
 
 @final
@@ -115,10 +122,12 @@ class UtteranceReader:
 
             bad.add(index)
 
+            num_bad = len(bad)
+
         if self._on_failure is not None:
             manifest, entry_nr = utterances.items[index]
-            failure = LoadFailure(utterances.source_name, manifest.entries[entry_nr].path, str(ex))
-            self._on_failure(failure)
+            file = manifest.entries[entry_nr].path
+            self._on_failure(LoadFailure(utterances.source_name, file, str(ex), num_bad))
 
 
 @final
@@ -127,6 +136,9 @@ class BatchLoader:
 
     A recording that cannot be read is left out: another of the same source that is long enough takes its place in the
     batch. Only where there is none is the batch smaller than planned.
+
+    Of a source none of whose recordings could be read, only those that a batch is planned with are tried again, until
+    one of them can be read: looking at all of them takes long where there are many.
     """
 
     def __init__(
@@ -141,20 +153,41 @@ class BatchLoader:
         self._normalize = normalize
         self._pin_memory = pin_memory
 
+        # The utterances of a run live as long as it.
+        self._dead: set[int] = set()
+
     def load(self, utterances: Utterances, plan: BatchPlan) -> SequenceBatch:
         """Read a batch.
 
         :param utterances: What the plan's indices mean.
         :param plan: The crops.
         :returns: Waveforms without padding. *Shape:* ``(N, S)``.
-        :raises InputError: If no utterance of the source can be read any more.
+        :raises DeadSourceError: If no utterance of the source can be read any more.
         """
-        rows = [
-            self._read(utterances, crop.utterance, crop.start, plan.num_samples)
-            for crop in plan.crops
-        ]
+        key = id(utterances)
+        was_dead = key in self._dead
+        alone = was_dead
+        good_rows = []
 
-        good_rows = [row for row in rows if row is not None] or [self._read_longest(utterances)]
+        for crop in plan.crops:
+            row = self._read(utterances, crop, plan.num_samples, alone=alone)
+
+            if row is not None:
+                good_rows.append(row)
+            else:
+                # Nothing could take its place, so nothing can take that of another.
+                alone = True
+
+        if was_dead and not good_rows:
+            raise _no_longer_readable(utterances)
+
+        if was_dead:
+            self._dead.discard(key)
+
+            return self.load(utterances, plan)
+
+        if not good_rows:
+            good_rows = [self._read_longest(utterances)]
 
         waveforms = torch.from_numpy(np.stack(good_rows))
 
@@ -166,12 +199,29 @@ class BatchLoader:
 
         return SequenceBatch(waveforms, seq_lens=None)
 
+    def make_silence(self, plan: BatchPlan) -> SequenceBatch:
+        """Return silence in the shape of a batch, where there is nothing to read.
+
+        :param plan: The batch.
+        """
+        waveforms = torch.zeros((len(plan.crops), plan.num_samples))
+
+        return SequenceBatch(
+            waveforms.pin_memory() if self._pin_memory else waveforms, seq_lens=None
+        )
+
     def _read(
-        self, utterances: Utterances, index: int, start: int, num_samples: int
+        self, utterances: Utterances, crop: Crop, num_samples: int, *, alone: bool
     ) -> npt.NDArray[np.float32] | None:
-        for candidate in list_stand_ins(utterances, index, min_num_samples=num_samples):
+        index = crop.utterance
+
+        candidates: Iterable[int] = [index]
+        if not alone:
+            candidates = list_stand_ins(utterances, index, min_num_samples=num_samples)
+
+        for candidate in candidates:
             # A stand-in is read from its start: the random place was drawn for another length.
-            first = start if candidate == index else 0
+            first = crop.start if candidate == index else 0
 
             row = self._reader.read(utterances, candidate, start=first, num_samples=num_samples)
             if row is not None:
@@ -186,7 +236,15 @@ class BatchLoader:
             if row is not None:
                 return row
 
-        raise nothing_readable(utterances)
+        self._dead.add(id(utterances))
+
+        raise _no_longer_readable(utterances)
+
+
+def _no_longer_readable(utterances: Utterances) -> DeadSourceError:
+    return DeadSourceError(
+        f"{_say_nothing_readable(utterances)}, or set `dataset.on_dead_source` to 'skip' to go on without the source."
+    )
 
 
 def list_stand_ins(
@@ -217,9 +275,13 @@ def list_stand_ins(
 
 def nothing_readable(utterances: Utterances) -> InputError:
     """Return the error of a source none of whose recordings can be read any more."""
-    return InputError(
+    return InputError(f"{_say_nothing_readable(utterances)}.")
+
+
+def _say_nothing_readable(utterances: Utterances) -> str:
+    return (
         f"{utterances.source_name}: no recording can be read any more; run `eqssl check` on the corpus and mend or "
-        "remove the files that it names."
+        "remove the files that it names"
     )
 
 
@@ -238,16 +300,33 @@ def list_utterances(
     )
 
 
-def load_episode(plan: EpisodePlan, sources: Sequence[Utterances], loader: BatchLoader) -> Episode:
+def load_episode(
+    plan: EpisodePlan,
+    sources: Sequence[Utterances],
+    loader: BatchLoader,
+    *,
+    skip_dead: bool = False,
+) -> Episode:
     """Read the batches of an episode.
 
     :param plan: What to read.
     :param sources: The utterances of each stream.
     :param loader: Reads them.
+    :param skip_dead: Whether an episode of a source none of whose recordings can be read is silent and marked as dead.
+    :raises InputError: If it is not.
     """
     utterances = sources[plan.stream]
 
-    batches = [loader.load(utterances, batch) for batch in plan.batches]
+    try:
+        batches = [loader.load(utterances, batch) for batch in plan.batches]
+    except DeadSourceError as ex:
+        if not skip_dead:
+            # The host knows errors by their very class.
+            raise InputError(str(ex)) from None
+
+        batches = [loader.make_silence(batch) for batch in plan.batches]
+
+        return Episode(utterances.source_name, batches, plan.seed, is_dead=True)
 
     return Episode(utterances.source_name, batches, plan.seed)
 
@@ -257,6 +336,8 @@ def load_validation_episode(
     train: Utterances,
     valid: Utterances,
     loader: BatchLoader,
+    *,
+    skip_dead: bool = False,
 ) -> Episode:
     """Read an episode of a validation.
 
@@ -264,11 +345,15 @@ def load_validation_episode(
     :param train: What the indices of the first mean.
     :param valid: What the indices of the second mean.
     :param loader: Reads them.
+    :param skip_dead: See :func:`load_episode`.
     """
-    adapt, evaluate = plans
+    to_adapt, to_evaluate = (
+        load_episode(plan, [utterances], loader, skip_dead=skip_dead)
+        for plan, utterances in zip(plans, (train, valid))
+    )
 
     return Episode(
         valid.source_name,
-        load_episode(adapt, [train], loader).batches
-        + load_episode(evaluate, [valid], loader).batches,
+        to_adapt.batches + to_evaluate.batches,
+        is_dead=to_adapt.is_dead or to_evaluate.is_dead,
     )

@@ -17,7 +17,16 @@ the reference for everything else. :class:`EquilibriumOptimizer` is the same in 
 from __future__ import annotations
 
 from eqssl_speech.equilibrium.functional import outer_gradient
-from eqssl_speech.equilibrium.inner import InnerLoop, InnerTrace, NonFiniteError, descend
+from eqssl_speech.equilibrium.inner import (
+    EpisodeError,
+    InnerLoop,
+    InnerTrace,
+    LossRiseError,
+    NonFiniteError,
+    VoidEpisodeError,
+    descend,
+    raise_if_rising,
+)
 from eqssl_speech.equilibrium.optimizer import EquilibriumOptimizer
 from eqssl_speech.equilibrium.replica import Replica, ShardedReplica, local_part
 from eqssl_speech.equilibrium.sketch import GradientSketch
@@ -26,19 +35,23 @@ from eqssl_speech.equilibrium.surrogate import attach_gradient
 from eqssl_speech.equilibrium.weights import OuterWeights, resolve_outer_weights
 
 __all__ = [
+    "EpisodeError",
     "EquilibriumOptimizer",
     "GradientSketch",
     "InnerLoop",
     "InnerTrace",
+    "LossRiseError",
     "NonFiniteError",
     "OuterWeights",
     "Replica",
     "ShardedReplica",
     "Snapshot",
+    "VoidEpisodeError",
     "attach_gradient",
     "descend",
     "forget_cast_weights",
     "local_part",
     "outer_gradient",
+    "raise_if_rising",
     "resolve_outer_weights",
 ]

@@ -63,14 +63,24 @@ class InnerTrace:
     grad_norms: Tensor
     """The norms of the gradients there, before any scaling. *Shape:* ``(K,)``."""
 
-    def raise_if_not_finite(
-        self, adapted_loss: Tensor | None = None, replica: Replica | None = None
+    def raise_if_diverged(
+        self,
+        adapted_loss: Tensor | None = None,
+        replica: Replica | None = None,
+        *,
+        max_rise: float | None = None,
+        is_void: bool = False,
     ) -> None:
         """Look at all numbers in one read from the device, the only one of an inner loop.
 
         :param adapted_loss: If given, the scalar loss at ``phi^K``, looked at too.
         :param replica: If given, all its processes come to the same result.
+        :param max_rise: See :func:`raise_if_rising`.
+        :param is_void: Whether this process had nothing to compute the losses on. All of its replica leave the episode
+            out then.
+        :raises VoidEpisodeError: If a process had nothing.
         :raises NonFiniteError: If a loss or a gradient norm is not finite; it names the first.
+        :raises LossRiseError: If the loss rises too far.
         """
         # In the order in which they came: a loss, its gradient, the next loss.
         values = torch.stack([self.losses, self.grad_norms], dim=1).flatten()
@@ -81,16 +91,69 @@ class InnerTrace:
         if len(values) == 0:
             return
 
+        # Filled in on the device; a copy to it would be waited for.
+        facts = [torch.full_like(values[:1], fact) for fact in (1.0, float(is_void))]
+        values = torch.cat([values, *facts])
+
         if replica is not None:
             # A sum is finite if all that went into it is.
             values = replica.sum(values)
 
-        for i, is_finite in enumerate(torch.isfinite(values).tolist()):
-            if not is_finite:
+        *numbers, num_processes, num_void = values.tolist()
+
+        if num_void > 0.0:
+            raise VoidEpisodeError
+
+        for i, number in enumerate(numbers):
+            if not math.isfinite(number):
                 raise NonFiniteError(i // 2, "gradient" if i % 2 else "loss")
 
+        if max_rise is not None:
+            raise_if_rising([number / num_processes for number in numbers[::2]], max_rise)
 
-class NonFiniteError(ArithmeticError):
+
+def raise_if_rising(losses: Sequence[float], max_rise: float) -> None:
+    """Compare the losses along an inner loop with the one that it began at.
+
+    :param losses: At ``phi^0 .. phi^K``, in nats. Each is of a batch of its own: they differ without a step too.
+    :param max_rise: A loss may be so many times that at ``phi^0``, or so many nats where that is less than 1: a ratio
+        of losses near 0 says nothing.
+    :raises LossRiseError: If one is greater; it names the first.
+    """
+    first, *later = losses
+
+    for k, loss in enumerate(later, start=1):
+        if loss > max_rise * max(first, 1.0):
+            raise LossRiseError(k, loss, first)
+
+
+class EpisodeError(ArithmeticError):
+    """Raised when an episode cannot be trained on."""
+
+
+class VoidEpisodeError(EpisodeError):
+    """Raised when there is nothing that the losses of an episode could be computed on."""
+
+
+class LossRiseError(EpisodeError):
+    """Raised when the loss rises too far over an inner loop."""
+
+    def __init__(self, inner_step: int, loss: float, first_loss: float) -> None:
+        """
+        :param inner_step: The inner step k, from 1; K stands for the adapted loss.
+        :param loss: The loss there, in nats.
+        :param first_loss: That at ``phi^0``.
+        """
+        super().__init__(
+            f"The loss of inner step {inner_step} is {loss:.4g} nats, from {first_loss:.4g} at the start."
+        )
+
+        self.inner_step = inner_step
+        self.loss = loss
+        self.first_loss = first_loss
+
+
+class NonFiniteError(EpisodeError):
     """Raised when a loss or a gradient of the inner loop is infinite or not a number."""
 
     def __init__(self, inner_step: int, what: str) -> None:
@@ -128,7 +191,7 @@ def descend(
     :param scales: If given, a factor for each gradient entry (a preconditioner), ``None`` where there is none.
     :param replica: The processes that hold the parameters; by default this one alone.
     :param check_finite: Whether to look at the numbers, for which the processor waits for the device; otherwise
-        :meth:`InnerTrace.raise_if_not_finite` is left to the caller.
+        :meth:`InnerTrace.raise_if_diverged` is left to the caller.
     :returns: The trace, and ``sum_{k<K} w_k g_k`` per parameter, the part of it that lies here (``None`` where no
         gradient came or every weight is 0).
     :raises NonFiniteError: If a loss or a gradient norm is not finite.
@@ -165,7 +228,7 @@ def descend(
     trace = InnerTrace(_stack(losses, parts), _stack(norms, parts))
 
     if check_finite:
-        trace.raise_if_not_finite(replica=replica)
+        trace.raise_if_diverged(replica=replica)
 
     return trace, sums
 

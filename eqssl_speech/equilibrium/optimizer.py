@@ -103,10 +103,17 @@ class EquilibriumOptimizer(Optimizer):
         self._params: list[Tensor] = []
         self._side: list[Tensor | None] = []
 
-    def adapt(self, closures: Sequence[Closure], *, check_finite: bool = True) -> InnerTrace:
+    def adapt(
+        self,
+        closures: Sequence[Closure],
+        *,
+        inner_lr_scale: float = 1.0,
+        check_finite: bool = True,
+    ) -> InnerTrace:
         """Take the K inner steps of one episode, from theta to phi^K.
 
         :param closures: K functions; each returns the scalar mean loss of one batch at the present parameters.
+        :param inner_lr_scale: ``current_inner_lr`` is multiplied by this for the episode, at least 0.
         :param check_finite: Whether to look at the losses and gradients, for which the processor waits for the device;
             otherwise the caller looks at the trace before the backward pass, and restores.
         :returns: The losses and gradient norms at phi^0 .. phi^{K-1}.
@@ -131,7 +138,7 @@ class EquilibriumOptimizer(Optimizer):
                 self._params,
                 closures,
                 self._loop,
-                inner_lr=self.current_inner_lr,
+                inner_lr=self.current_inner_lr * inner_lr_scale,
                 weights=self.current_weights[:-1],
                 scales=inverse_root_second_moments(self._base) if self._precondition else None,
                 replica=self._replica,
@@ -147,22 +154,24 @@ class EquilibriumOptimizer(Optimizer):
     def outer_loss(self, loss: Tensor) -> Tensor:
         """Return the loss whose ``backward()`` accumulates this episode's outer gradient in ``.grad``.
 
-        :param loss: The scalar mean loss of the episode's last batch at phi^K.
+        :param loss: The scalar mean loss of the episode's last batch at phi^K; of an episode that came to nothing, after
+            :meth:`restore`, a loss without a gradient.
         :returns: ``w_K * loss``, with the weighted gradients of the inner loop added to its gradient.
         """
-        weight = self.current_weights[-1]
+        *inner_weights, weight = self.current_weights
 
-        pairs = [(p, g) for p, g in zip(self._params, self._side) if g is not None]
+        side, self._side = self._side, []
 
-        self._side = []
+        # As on the other replicas, whose episodes may have gone otherwise: what is sent depends on the weights alone.
+        if any(inner_weights):
+            side = self._replica.like_params(self._params, side or [None] * len(self._params))
+
+        pairs = [(p, g) for p, g in zip(self._params, side) if g is not None]
 
         if weight == 1.0 and not pairs:
             return loss
 
-        params = [p for p, _ in pairs]
-        grads = self._replica.like_params(params, [g for _, g in pairs])
-
-        return attach_gradient(loss, weight, params, grads)
+        return attach_gradient(loss, weight, [p for p, _ in pairs], [g for _, g in pairs])
 
     def restore(self) -> None:
         """Put theta and the buffers back, if an episode has changed them."""

@@ -14,7 +14,7 @@ from eqssl_speech.report.output import write_summary
 from eqssl_speech.report.picture import draw_picture
 from eqssl_speech.report.runs import find_runs, read_run
 from eqssl_speech.report.summary import summarize
-from eqssl_speech.report.table import build_tables, verdict
+from eqssl_speech.report.table import build_tables, describe_troubles, verdict
 
 _EXAMPLES = """\
 examples:
@@ -81,9 +81,9 @@ def _report(options: Namespace) -> None:
         console.print(table)
         console.print()
 
-    sentence = verdict(summary)
-    if sentence is not None:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    for sentence in (*describe_troubles(summary), verdict(summary)):
+        if sentence is not None:
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     console.print(
         f"Written: {files[0]} and {files[1]}", markup=False, highlight=False, soft_wrap=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from eqssl_speech.error import InputError
 from eqssl_speech.report.runs import (
@@ -14,6 +15,9 @@ from eqssl_speech.report.runs import (
     RunRecord,
     get_number,
 )
+
+_TROUBLES: Final = ("non_finite", "exploded", "dead", "bad_recordings")
+"""The measures that count what went wrong in training."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,18 @@ class Measures:
 
     utterances: int | None
     """Utterances seen in training, repeats counted; macro: of all sources together."""
+
+    non_finite: int = 0
+    """Training episodes that contributed nothing, as a number in them was not finite; macro: of all sources."""
+
+    exploded: int = 0
+    """Those whose loss rose too far over the inner loop."""
+
+    dead: int = 0
+    """Those of which no recording could be read."""
+
+    bad_recordings: int = 0
+    """Recordings that could not be read in training, as the first rank has counted since the run was last started."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,12 @@ def _measure(run: RunRecord, source: str, row: Row) -> Measures:
         code_share=get_number(row, "code_share"),
         hours=hours,
         utterances=utterances,
+        **_count_troubles(run.train.get(source)),
     )
+
+
+def _count_troubles(row: Row | None) -> dict[str, int]:
+    return {name: round((row and get_number(row, name)) or 0.0) for name in _TROUBLES}
 
 
 def _measure_audio(row: Row | None) -> tuple[float | None, int | None]:
@@ -195,7 +216,10 @@ def _average(run: RunRecord, sources: Mapping[str, Measures]) -> Measures:
 
     if run.mixed is not None:
         hours, utterances = _measure_audio(run.mixed)
+        troubles = _count_troubles(run.mixed)
     else:
+        troubles = {name: sum(getattr(m, name) for m in every) for name in _TROUBLES}
+
         hours, total = _total(m.hours for m in every), _total(m.utterances for m in every)
 
         utterances = None if total is None else round(total)
@@ -212,6 +236,7 @@ def _average(run: RunRecord, sources: Mapping[str, Measures]) -> Measures:
         code_share=_mean(m.code_share for m in every),
         hours=hours,
         utterances=utterances,
+        **troubles,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -75,6 +76,43 @@ def _format(value: float | None, spec: str, *, scale: int = 1) -> str:
     return "-" if value is None else format(value * scale, spec)
 
 
+_TROUBLES = {
+    "non_finite": "{} with a number that is not finite",
+    "exploded": "{} whose inner steps exploded",
+    "dead": "{} of which nothing could be read",
+}
+
+
+def describe_troubles(summary: Summary) -> list[str]:
+    """Return a sentence for each source of each run in whose training something went wrong."""
+    sentences = []
+
+    for name, run in summary.runs.items():
+        found = {source: _list_troubles(measures) for source, measures in run.sources.items()}
+
+        if not any(found.values()):
+            # A run that mixes the sources does not know of which one it was.
+            found = {"all sources": _list_troubles(run.macro)}
+
+        sentences += [f"{name}, {s}: {'; '.join(parts)}." for s, parts in found.items() if parts]
+
+    return sentences
+
+
+def _list_troubles(measures: Measures) -> list[str]:
+    lost = [
+        text.format(getattr(measures, key))
+        for key, text in _TROUBLES.items()
+        if getattr(measures, key) > 0
+    ]
+    parts = [f"episodes that contributed nothing: {', '.join(lost)}"] if lost else []
+
+    if measures.bad_recordings > 0:
+        parts.append(f"recordings that could not be read: {measures.bad_recordings}")
+
+    return parts
+
+
 def verdict(summary: Summary) -> str | None:
     """Return one sentence that compares the equilibrium run with the conventional one.
 
@@ -89,7 +127,7 @@ def verdict(summary: Summary) -> str | None:
     ours, theirs = summary.runs[EQUILIBRIUM_RUN], summary.runs[CONVENTIONAL_RUN]
 
     difference = comparison.macro_plain_loss_difference
-    if difference != difference:
+    if not math.isfinite(difference):
         return "The two runs cannot be compared, as a loss at theta is not a number."
 
     direction = "above" if difference > 0 else "below"

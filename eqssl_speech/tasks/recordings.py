@@ -9,6 +9,7 @@ from eqssl_speech.data.corpus import DataSource
 from eqssl_speech.data.loading import LoadFailure
 from eqssl_speech.data.manifest import Manifest
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.repetition import MAX_NUM_NAMED, is_worth_a_line
 from eqssl_speech.tasks.sections import AudioSourcesSection
 
 
@@ -39,8 +40,18 @@ def check_recordings(
 
 
 def warn_of_failure(failure: LoadFailure) -> None:
-    """Log a recording that could not be read during the run."""
+    """Log a recording that could not be read during the run; of many, their number now and then."""
+    if not is_worth_a_line(failure.num_bad):
+        return
+
     log.warning("Source {}: a recording is left out from now on: {}", failure.source_name, failure.message)  # fmt: skip
+
+    if failure.num_bad > MAX_NUM_NAMED:
+        log.warning(
+            "Source {}: {} recordings are left out by now, not all of them named here; `eqssl check` names them.",
+            failure.source_name,
+            failure.num_bad,
+        )
 
 
 def handle_input_error(ex: InputError) -> int:

@@ -55,6 +55,7 @@ def test_ranks_stop_together_and_notice_when_one_is_killed(tmp_path, torchrun):
     assert "file a bug report" not in run.output
 
 
+@pytest.mark.slow
 def test_rank_that_raises_says_why_and_the_other_does_not_wait_for_it(tmp_path, torchrun):
     command = list_command("pretrain", tmp_path / "out", SETTINGS, launcher=torchrun)
 

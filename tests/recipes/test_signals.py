@@ -87,6 +87,7 @@ def test_process_that_has_not_begun_ends_at_once(number):
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_interrupt_lets_the_checkpoint_that_is_being_written_come_to_its_end(tmp_path):
     """And ends by the signal, as a program that knows nothing of it."""
     slow = (

@@ -122,8 +122,8 @@ def test_source_without_a_batch_has_only_its_totals() -> None:
 def test_episodes_that_are_not_finite_are_shown_only_where_there_are_some() -> None:
     bag, metrics = make_bag()
 
-    metrics["ru"].count_non_finite()
-    metrics["ru"].count_non_finite()
+    metrics["ru"].lost.update("non_finite")
+    metrics["ru"].lost.update("non_finite")
 
     rows = split_by_source(compute(bag), SOURCES)
 

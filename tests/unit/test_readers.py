@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,13 @@ from episode_readers import (
 from eqssl_speech.data.audio import read_audio
 from eqssl_speech.data.batching import BatchPlan, Crop
 from eqssl_speech.data.episodes import Episode
-from eqssl_speech.data.loading import BatchLoader, LoadFailure, UtteranceReader, Utterances
+from eqssl_speech.data.loading import (
+    BatchLoader,
+    DeadSourceError,
+    LoadFailure,
+    UtteranceReader,
+    Utterances,
+)
 from eqssl_speech.data.readers import EpisodeReader
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
@@ -59,11 +66,15 @@ def take(reader: EpisodeReader[Episode], num_steps: int) -> list[list[Episode]]:
     return list(islice(reader, num_steps))
 
 
-def spoil(utterances: Utterances, index: int) -> Path:
-    """Replace a recording that has been checked with something that is no audio."""
+def locate(utterances: Utterances, index: int) -> Path:
     manifest, entry_nr = utterances.items[index]
 
-    file = manifest.locate(manifest.entries[entry_nr])
+    return manifest.locate(manifest.entries[entry_nr])
+
+
+def spoil(utterances: Utterances, index: int) -> Path:
+    """Replace a recording that has been checked with something that is no audio."""
+    file = locate(utterances, index)
     file.write_bytes(b"no audio at all")
 
     return file
@@ -297,3 +308,73 @@ def test_normalized_crops_have_zero_mean_and_unit_variance(corpus: Path) -> None
         expected = (seqs - seqs.mean(dim=1, keepdim=True)) * scales
 
         torch.testing.assert_close(batch.seqs.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_dead_source_is_silent_on_request_and_comes_back_with_its_files(even_corpus: Path) -> None:
+    config = make_config(even_corpus, on_dead_source="skip", num_prefetch=1)
+    sources = check_sources(config.dataset)
+    whole = take(make_reader(config, sources), 4)
+
+    files = [locate(sources.train[1], i) for i in range(8)]
+    contents = [file.read_bytes() for file in files]
+
+    for i in range(8):
+        spoil(sources.train[1], i)
+
+    reader = make_reader(config, sources)
+    steps = take(reader, 3)
+
+    for (good, dead), (whole_good, whole_dead) in zip(steps, whole):
+        assert_same([[good]], [[whole_good]])
+        assert (good.is_dead, dead.is_dead) == (False, True)
+        assert (dead.source_name, dead.seed) == (whole_dead.source_name, whole_dead.seed)
+
+        for batch, whole_batch in zip(dead.batches, whole_dead.batches, strict=True):
+            assert batch.seqs.shape == whole_batch.seqs.shape
+            assert not batch.seqs.any()
+
+    for file, content in zip(files, contents):
+        file.write_bytes(content)
+
+    reader.close()
+
+    assert_same(take(reader, 1), whole[3:])
+
+
+def test_dead_source_is_not_searched_through_for_each_batch(even_corpus: Path) -> None:
+    sources = check_sources(make_config(even_corpus).dataset)
+    utterances = sources.train[0]
+    plan = BatchPlan((Crop(0, 0), Crop(1, 0), Crop(2, 0)), int(utterances.lengths.min()))
+
+    file = locate(utterances, 1)
+    content = file.read_bytes()
+
+    for i in range(8):
+        spoil(utterances, i)
+
+    reader = UtteranceReader(FORMAT)
+    num_reads, read = 0, reader.read
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        nonlocal num_reads
+        num_reads += 1
+
+        return read(*args, **kwargs)
+
+    reader.read = count  # type: ignore[method-assign]
+    loader = BatchLoader(reader, normalize=False)
+
+    for expected in (8 + 2 + 8, 3, 3):
+        num_reads = 0
+
+        with pytest.raises(DeadSourceError, match=r"`dataset\.on_dead_source` to 'skip'"):
+            loader.load(utterances, plan)
+
+        assert num_reads == expected
+
+    # One of the batch comes back, and takes the place of the others.
+    file.write_bytes(content)
+
+    batch = loader.load(utterances, plan)
+    assert batch.seqs.shape == (3, plan.num_samples)
+    assert torch.equal(batch.seqs[0], batch.seqs[2])

@@ -14,7 +14,7 @@ from eqssl_speech.error import InputError
 from eqssl_speech.report import find_runs, read_run, summarize, write_summary
 from eqssl_speech.report.__main__ import main
 from eqssl_speech.report.summary import Summary
-from eqssl_speech.report.table import build_tables, verdict
+from eqssl_speech.report.table import build_tables, describe_troubles, verdict
 
 CHANCE = math.log2(51)
 
@@ -156,6 +156,34 @@ def test_loss_that_is_not_finite_is_null_worst_and_not_averaged_away(tmp_path: P
     assert summary["macro"]["plain_loss"] is None
     assert summary["worst"] == {"source": "nl-fillets", "plain_loss": None}
     assert "cannot be compared" in (verdict(read_summary(tmp_path)) or "")
+
+
+def test_what_went_wrong_in_training_is_counted_and_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "equilibrium", FINAL_LOSSES)
+    make_run(tmp_path / "mixed", FINAL_LOSSES, adapted=False, mixed=True)
+
+    train = tmp_path / "equilibrium" / "metrics" / "train"
+    append(train / "ru-festvox.jsonl", Step=500, non_finite=2, exploded=3)
+    append(train / "en-asterisk.jsonl", Step=500, dead=4, bad_recordings=5)
+    append(tmp_path / "mixed" / "metrics" / "train" / "mixed.jsonl", Step=500, non_finite=7)
+
+    summary = read_json(tmp_path)
+    names = ("non_finite", "exploded", "dead", "bad_recordings")
+
+    def counts(measures: dict[str, Any]) -> list[int]:
+        return [measures[name] for name in names]
+
+    assert counts(summary["sources"]["ru-festvox"]) == [2, 3, 0, 0]
+    assert counts(summary["sources"]["cs-fillets"]) == [0, 0, 0, 0]
+    assert counts(summary["macro"]) == [2, 3, 4, 5]
+
+    assert describe_troubles(read_summary(tmp_path)) == [
+        "equilibrium, en-asterisk: episodes that contributed nothing: 4 of which nothing could be read; recordings "
+        "that could not be read: 5.",
+        "equilibrium, ru-festvox: episodes that contributed nothing: 2 with a number that is not finite, 3 whose inner "
+        "steps exploded.",
+        "mixed, all sources: episodes that contributed nothing: 7 with a number that is not finite.",
+    ]
 
 
 def test_comparison_is_equilibrium_minus_conventional(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,8 +64,20 @@ class EquilibriumSection(Validatable):
     num_inner_warmup_steps: int = 0
     """The number of outer steps after that over which ``inner_lr`` rises from 0."""
 
+    max_inner_loss_rise: float | None = None
+    """If set, inner steps are taken to explode where the loss along them exceeds this many times the loss at theta (or
+    this many nats, where that is less than 1). Greater than 1. As each loss is of another batch, leave room for how
+    much batches differ: 2 does. ``null`` does not look."""
+
+    on_divergence: Literal["skip", "stop", "lower_inner_lr"] = "skip"
+    """What comes of an episode whose inner steps explode, or in which a loss or a gradient is not finite. ``skip``: it
+    contributes nothing and is counted. ``stop``: the run stops. ``lower_inner_lr``: as ``skip``, and where the inner
+    steps have brought it about, ``inner_lr`` is halved for that source from the next update to the end of the run, ten
+    times at most."""
+
     max_num_non_finite: int = 10
-    """The run stops after so many episodes in a row with a number that is not finite."""
+    """The run stops after so many such episodes in a row on one rank, at least 1. Those for which ``inner_lr`` is
+    halved are left out of the count."""
 
     def validate(self) -> ValidationResult:
         """Check every field; errors name the field, the rule and the value."""
@@ -86,6 +99,12 @@ class EquilibriumSection(Validatable):
 
         require_at_least(result, self, 0, "start_after_num_steps", "num_inner_warmup_steps")
         require_at_least(result, self, 1, "max_num_non_finite")
+
+        if self.max_inner_loss_rise is not None and not 1.0 < self.max_inner_loss_rise < math.inf:
+            result.add_error(
+                "`max_inner_loss_rise` must be greater than 1 and finite, but is "
+                f"{self.max_inner_loss_rise} instead."
+            )
 
         if self.order == "exact" and (
             self.precondition
@@ -126,6 +145,11 @@ class SourcesSection(AudioSourcesSection):
 
     source_weighting: Literal["uniform", "proportional"] = "uniform"
     """Whether each episode counts alike in the outer gradient or by its number of targets."""
+
+    on_dead_source: Literal["stop", "skip"] = "stop"
+    """What comes of a source none of whose recordings can be read any more during the run. ``stop``: the run stops.
+    ``skip``: it goes on, unless that is so of all sources; episodes of the source contribute nothing and are counted,
+    its validation loss is infinite, and it takes part again as soon as its recordings can be read."""
 
     def validate(self) -> ValidationResult:
         """Check every field; errors name the field, the rule and the value."""

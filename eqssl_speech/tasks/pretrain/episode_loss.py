@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast, final
@@ -18,13 +19,17 @@ from torch.optim import Optimizer
 from eqssl_speech.criteria.base import Criterion, CriterionOutput
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import (
+    EpisodeError,
     EquilibriumOptimizer,
+    InnerTrace,
     NonFiniteError,
     OuterWeights,
     Replica,
     ShardedReplica,
+    VoidEpisodeError,
     attach_gradient,
     outer_gradient,
+    raise_if_rising,
 )
 
 
@@ -59,6 +64,7 @@ class EpisodeLoss:
         order: Literal["first", "exact"] = "first",
         outer_weights: OuterWeights = "last",
         replica: Replica | None = None,
+        max_rise: float | None = None,
     ) -> None:
         """
         :param model: The model that the trainer's backward goes through: ``module`` or a distributed wrapper of it.
@@ -69,6 +75,8 @@ class EpisodeLoss:
         :param outer_weights: For ``exact``; ``first`` has those of the optimizer.
         :param replica: The processes that hold the parameters, which look at an episode's numbers together; by default
             this one alone. ``exact`` cannot do with more.
+        :param max_rise: If given, how far the loss may rise over an inner loop
+            (:func:`~eqssl_speech.equilibrium.raise_if_rising`).
         """
         self._model = model
         self._module = module
@@ -77,18 +85,27 @@ class EpisodeLoss:
         self._order = order
         self._outer_weights = outer_weights
         self._replica = replica or Replica()
+        self._max_rise = max_rise
 
-    def __call__(self, episode: Episode) -> EpisodeResult:
+    def __call__(self, episode: Episode, inner_lr_scale: float = 1.0) -> EpisodeResult:
         """Compute the loss of an episode.
 
-        :raises NonFiniteError: If a loss or a gradient is not finite; the parameters are theta then.
+        :param episode: The episode.
+        :param inner_lr_scale: The step size of the inner loop is multiplied by this.
+        :raises EpisodeError: If the episode cannot be trained on; the parameters are theta then.
         """
+        if episode.is_dead and not isinstance(self._replica, ShardedReplica):
+            raise VoidEpisodeError
+
         num_inner_steps = 0 if self._optimizer is None else self._optimizer.num_inner_steps
 
         if num_inner_steps == 0:
-            return self._plain(episode.batches[-1])
+            return self._plain(episode)
 
-        return self._first_order(episode) if self._order == "first" else self._exact(episode)
+        if self._order == "exact":
+            return self._exact(episode, inner_lr_scale)
+
+        return self._first_order(episode, inner_lr_scale)
 
     def nothing(self, episode: Episode) -> Tensor:
         """Return a loss that adds zero to every gradient, and takes part in whatever the other ranks do."""
@@ -98,27 +115,33 @@ class EpisodeLoss:
             # Its gradients are sent from within the backward pass of the model. What is finite, times zero, is zero.
             noise = SequenceBatch(torch.randn_like(batch.seqs), None)
 
-            return 0.0 * self._criterion(self._model, noise).loss
+            loss = 0.0 * self._criterion(self._model, noise).loss
+
+            return loss if self._optimizer is None else self._optimizer.outer_loss(loss)
 
         self._criterion(self._model, batch)
 
         return self._zero()
 
-    def _plain(self, batch: SequenceBatch) -> EpisodeResult:
-        output = self._criterion(self._model, batch)
+    def _plain(self, episode: Episode) -> EpisodeResult:
+        output = self._criterion(self._model, episode.batches[-1])
 
-        if not bool(torch.isfinite(self._replica.sum(output.loss.detach()))):
-            raise NonFiniteError(0, "loss")
+        nothing = output.loss.new_zeros(0)
+
+        InnerTrace(nothing, nothing).raise_if_diverged(
+            output.loss, self._replica, is_void=episode.is_dead
+        )
 
         return EpisodeResult(output.loss, output, output, None)
 
-    def _first_order(self, episode: Episode) -> EpisodeResult:
+    def _first_order(self, episode: Episode, inner_lr_scale: float) -> EpisodeResult:
         assert self._optimizer is not None
 
         outputs: list[CriterionOutput] = []
 
         trace = self._optimizer.adapt(
             [partial(self._inner_loss, batch, outputs) for batch in episode.batches[:-1]],
+            inner_lr_scale=inner_lr_scale,
             check_finite=False,
         )
 
@@ -126,8 +149,13 @@ class EpisodeLoss:
 
         # The only wait for the device in an episode, when all but its last backward pass is under way.
         try:
-            trace.raise_if_not_finite(last.loss, self._replica)
-        except NonFiniteError:
+            trace.raise_if_diverged(
+                last.loss,
+                self._replica,
+                max_rise=self._current_max_rise,
+                is_void=episode.is_dead,
+            )
+        except EpisodeError:
             self._optimizer.restore()
 
             raise
@@ -141,7 +169,14 @@ class EpisodeLoss:
 
         return outputs[-1].loss
 
-    def _exact(self, episode: Episode) -> EpisodeResult:
+    @property
+    def _current_max_rise(self) -> float | None:
+        assert self._optimizer is not None
+
+        # Without a step, losses differ as batches do.
+        return self._max_rise if self._optimizer.current_inner_lr > 0.0 else None
+
+    def _exact(self, episode: Episode, inner_lr_scale: float) -> EpisodeResult:
         assert self._optimizer is not None
 
         num_inner_steps = self._optimizer.num_inner_steps
@@ -162,16 +197,22 @@ class EpisodeLoss:
                 [partial(loss_fn, batch) for batch in episode.batches],
                 params,
                 num_inner_steps=num_inner_steps,
-                inner_lr=self._optimizer.inner_loop.inner_lr,
+                inner_lr=self._optimizer.inner_loop.inner_lr * inner_lr_scale,
                 order="exact",
                 outer_weights=self._outer_weights,
             )
 
-        if not bool(torch.isfinite(outputs[-1].loss.detach())):
-            raise NonFiniteError(num_inner_steps, "loss")
+        losses = [output.loss.item() for output in outputs]
+
+        for k, value in enumerate(losses):
+            if not math.isfinite(value):
+                raise NonFiniteError(k, "loss")
 
         if not bool(torch.isfinite(get_total_norm(list(grads.values())))):
             raise NonFiniteError(num_inner_steps, "gradient")
+
+        if self._max_rise is not None:
+            raise_if_rising(losses, self._max_rise)
 
         if self._model is not self._module:
             # A distributed wrapper reduces gradients only after a forward pass of its own.

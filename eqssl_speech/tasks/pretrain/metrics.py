@@ -38,6 +38,13 @@ METRIC_DESCRIPTORS: Final = (
     _recorded("total_audio_seconds"),
     _recorded("utterances"),
     MetricDescriptor("non_finite", "non_finite", 310, format_as_int),
-    MetricDescriptor("bad_recordings", "bad_recordings", 311, format_as_int),
+    MetricDescriptor("exploded", "exploded", 311, format_as_int),
+    MetricDescriptor("dead", "dead", 312, format_as_int),
+    MetricDescriptor("bad_recordings", "bad_recordings", 313, format_as_int),
 )
-"""What the logs say of a run; losses in bits per masked frame."""
+"""What the logs say of a run; losses in bits per masked frame.
+
+Of a source, ``non_finite``, ``exploded`` and ``dead`` are the episodes so far, as each rank counts them, that
+contributed nothing: a number was not finite, the loss rose too far over the inner loop, no recording could be read. Its
+``inner_lr`` is there once it was lowered.
+"""

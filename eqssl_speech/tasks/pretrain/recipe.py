@@ -28,9 +28,11 @@ from eqssl_speech.models.wav2vec2 import (
     prepare_model,
 )
 from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
+from eqssl_speech.tasks.checkpoints import use_trusted_checkpoints
 from eqssl_speech.tasks.output_dir import check_before_writing
-from eqssl_speech.tasks.pretrain.config import PretrainConfig
+from eqssl_speech.tasks.pretrain.config import EquilibriumSection, PretrainConfig
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
+from eqssl_speech.tasks.pretrain.lost_episodes import LostEpisodeWatch
 from eqssl_speech.tasks.pretrain.metrics import METRIC_DESCRIPTORS
 from eqssl_speech.tasks.pretrain.optimizer import (
     create_optimizer,
@@ -49,6 +51,7 @@ from eqssl_speech.tasks.pretrain.sources import (
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
 from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
+from eqssl_speech.tasks.stopping import Maximum
 from eqssl_speech.tasks.task import TrainingTask
 
 
@@ -59,6 +62,8 @@ class PretrainRecipe(Recipe):
     @override
     def register(self, container: DependencyContainer) -> None:
         register_cli_error(container, InputError, handle_input_error)
+
+        use_trusted_checkpoints(container)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)
@@ -146,10 +151,14 @@ class _Wiring:
         self._log_sources(planner.shares)
 
         log.info(
-            "An update has {} episode(s) of {} batch(es) over {} replica(s), {:.2f} s of audio a batch.",
+            "An update has {:g} s of audio: {} episode(s), {} on each of {} replica(s) of {} rank(s), one after the "
+            "other, with {} batch(es) of {:.2f} s on each rank.",
+            config.dataset.audio_seconds_per_update,
             planner.num_episodes * layout.num_replicas,
-            layout.num_batches,
+            planner.num_episodes,
             layout.num_replicas,
+            layout.replica_size,
+            layout.num_batches,
             planner.batch_num_samples / config.dataset.sample_rate,
         )
 
@@ -175,7 +184,7 @@ class _Wiring:
             valid_readers,
         )
 
-        return TrainingTask(trainer, [reader, *valid_readers])
+        return TrainingTask(trainer, [reader, *valid_readers], self._context.output_dir)
 
     def _create_train_unit(self, source_names: list[str], num_episodes: int) -> PretrainUnit:
         section, dataset = self._section, self._config.dataset
@@ -188,6 +197,7 @@ class _Wiring:
             order="first" if section is None else section.order,
             outer_weights="last" if section is None else section.outer_weights,  # type: ignore[arg-type]
             replica=create_replica(self._dp_model),
+            max_rise=None if section is None else section.max_inner_loss_rise,
         )
 
         sketch = None
@@ -201,11 +211,23 @@ class _Wiring:
             source_names,
             self._context.metric_recorder,
             self._reader.num_bad,
+            self._create_watch(source_names),
             num_episodes=num_episodes,
             sample_rate=dataset.sample_rate,
             proportional=dataset.source_weighting == "proportional",
-            max_num_non_finite=10 if section is None else section.max_num_non_finite,
             sketch=sketch,
+        )
+
+    def _create_watch(self, source_names: list[str]) -> LostEpisodeWatch:
+        # Of a run without the section, its defaults.
+        section = self._section or EquilibriumSection()
+        gang = self._context.gangs.root
+
+        return LostEpisodeWatch(
+            source_names,
+            section.on_divergence,
+            max_num_in_a_row=section.max_num_non_finite,
+            maximum=None if gang.size == 1 else Maximum(gang),
         )
 
     def _create_valid_unit(

@@ -130,7 +130,7 @@ def create_planner(
         rank_in_replica=rank_in_replica,
     )
 
-    size = _batch_size(section, layout.batches_per_step(num_sources))
+    size = _batch_size(section, layout, num_sources)
 
     streams = [
         _create_stream(utterances, size, config.common.seed, section.sample_rate, w)
@@ -154,7 +154,10 @@ def _mixture(train: Sequence[Utterances], alpha: float) -> np.ndarray | None:
     )
 
 
-def _batch_size(section: SourcesSection, batches_per_step: int) -> BatchSize:
+def _batch_size(section: SourcesSection, layout: EpisodeLayout, num_sources: int) -> BatchSize:
+    batches_per_step = layout.batches_per_step(num_sources)
+    num_ranks = layout.num_replicas * layout.replica_size
+
     batch_s = section.audio_seconds_per_update / batches_per_step
 
     if batch_s < section.min_audio_s:
@@ -162,8 +165,9 @@ def _batch_size(section: SourcesSection, batches_per_step: int) -> BatchSize:
 
         raise InputError(
             f"`dataset.audio_seconds_per_update` is {section.audio_seconds_per_update:g}, which its "
-            f"{batches_per_step} batches share, less than `dataset.min_audio_s` ({section.min_audio_s:g} s) each; set "
-            f"it to {least:g} or more."
+            f"{batches_per_step} batches on {num_ranks} rank(s) share, less than `dataset.min_audio_s` "
+            f"({section.min_audio_s:g} s) each; set it to {least:g} or more"
+            + (", or take fewer ranks." if num_ranks > 1 else ".")
         )
 
     return BatchSize(
@@ -204,7 +208,12 @@ def create_train_reader(
 
     return EpisodeReader(
         planner,
-        partial(load_episode, sources=streams_utterances, loader=loader),
+        partial(
+            load_episode,
+            sources=streams_utterances,
+            loader=loader,
+            skip_dead=section.on_dead_source == "skip",
+        ),
         num_workers=section.num_workers,
         num_prefetch=section.num_prefetch,
     )
@@ -249,7 +258,13 @@ def create_valid_reader(
 
     return ValidationReader(
         plans[rank::num_ranks],
-        partial(load_validation_episode, train=train, valid=valid, loader=loader),
+        partial(
+            load_validation_episode,
+            train=train,
+            valid=valid,
+            loader=loader,
+            skip_dead=config.dataset.on_dead_source == "skip",
+        ),
         num_steps=-(-len(plans) // num_ranks),
         num_workers=config.dataset.num_workers,
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Final, final
 
 import torch
-from fairseq2.logging import log
 from fairseq2.metrics import Mean, MetricBag, Sum
 from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.trainer import TrainUnit
@@ -18,9 +17,9 @@ from typing_extensions import override
 from eqssl_speech.criteria.base import Criterion
 from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
 from eqssl_speech.data.episodes import Episode
-from eqssl_speech.equilibrium import EquilibriumOptimizer, GradientSketch, NonFiniteError
-from eqssl_speech.tasks.errors import TrainingDivergedError
+from eqssl_speech.equilibrium import EpisodeError, EquilibriumOptimizer, GradientSketch
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss, EpisodeResult
+from eqssl_speech.tasks.pretrain.lost_episodes import LostEpisodeWatch, show_inner_lr
 
 _REGIME_METRICS: Final = ("inner_grad_norm", "inner_lr", "source_grad_cosine")
 
@@ -37,11 +36,11 @@ class PretrainUnit(TrainUnit[Episode]):
         source_names: Sequence[str],
         recorder: MetricRecorder,
         count_bad: Callable[[str], int],
+        watch: LostEpisodeWatch,
         *,
         num_episodes: int,
         sample_rate: int,
         proportional: bool = False,
-        max_num_non_finite: int = 10,
         sketch: GradientSketch | None = None,
     ) -> None:
         """
@@ -51,10 +50,10 @@ class PretrainUnit(TrainUnit[Episode]):
         :param source_names: The data sources (or ``mixed``).
         :param recorder: Gets the values of each source on a line of their own.
         :param count_bad: Returns how many recordings of a source could not be read by this rank so far.
+        :param watch: Says what comes of episodes that cannot be trained on.
         :param num_episodes: The episodes of an outer step on this rank.
         :param sample_rate: Of the audio, in Hz.
         :param proportional: Weigh episodes by their number of targets instead of alike.
-        :param max_num_non_finite: The run stops after so many non-finite episodes in a row.
         :param sketch: If given, measures how much the sources' outer gradients agree.
         """
         self._episode_loss = episode_loss
@@ -63,16 +62,15 @@ class PretrainUnit(TrainUnit[Episode]):
         self._source_names = source_names
         self._recorder = recorder
         self._count_bad = count_bad
+        self._watch = watch
         self._num_episodes = num_episodes
         self._sample_rate = sample_rate
         self._proportional = proportional
-        self._max_num_non_finite = max_num_non_finite
         self._sketch = sketch
 
         self._step_nr = 0
         self._episode_nr = 0
         self._num_steps = 0
-        self._num_non_finite_in_a_row = 0
         self._published_at = time.monotonic()
         self._sources: dict[str, SourceMetrics] = {}
 
@@ -94,6 +92,8 @@ class PretrainUnit(TrainUnit[Episode]):
         self._num_steps += 1
         self._episode_nr = 0
 
+        self._watch.begin_step()
+
         if self._sketch is not None:
             # Whatever a step left behind whose last episode came to nothing.
             self._sketch.mean_cosine()
@@ -112,27 +112,40 @@ class PretrainUnit(TrainUnit[Episode]):
 
         self._episode_nr += 1
 
+        inner_lr_scale = self._watch.inner_lr_scale(metrics)
+
         try:
-            result = self._episode_loss(batch)
-        except NonFiniteError as ex:
-            self._count_non_finite(batch, ex)
+            result = self._episode_loss(batch, inner_lr_scale)
+        except EpisodeError as ex:
+            self._watch.count_lost(
+                batch.source_name, ex, metrics, step_nr=self._step_nr, inner_lr=self._inner_lr
+            )
 
-            metrics.count_non_finite()
+            loss, num_targets = self._episode_loss.nothing(batch), 1
+        else:
+            self._watch.count_good(batch.source_name)
 
-            return self._episode_loss.nothing(batch), 1 if self._proportional else None
+            self._update_metrics(batch, result, metrics, metric_bag, inner_lr_scale)
 
-        self._num_non_finite_in_a_row = 0
+            loss, num_targets = result.loss, result.last.num_targets
 
-        self._update_metrics(batch, result, metrics, metric_bag)
+            if self._proportional:
+                loss = loss * num_targets
 
-        loss, num_targets = result.loss, result.last.num_targets
+            self._watch_gradient(batch.source_name, loss, metric_bag)
 
-        if self._proportional:
-            loss = loss * num_targets
-
-        self._watch_gradient(batch.source_name, loss, metric_bag)
+        if self._episode_nr == self._num_episodes:
+            # After the forward passes, of which each rank has had at least one: they may send something too.
+            self._watch.end_step(metric_bag, self._inner_lr, self._step_nr)
 
         return loss, num_targets if self._proportional else None
+
+    @property
+    def _inner_lr(self) -> float:
+        if self._optimizer is None or self._optimizer.num_inner_steps == 0:
+            return 0.0
+
+        return self._optimizer.current_inner_lr
 
     def _watch_gradient(self, source_name: str, loss: Tensor, metric_bag: MetricBag) -> None:
         if self._sketch is None:
@@ -151,7 +164,12 @@ class PretrainUnit(TrainUnit[Episode]):
 
     @torch.inference_mode()
     def _update_metrics(
-        self, episode: Episode, result: EpisodeResult, metrics: SourceMetrics, metric_bag: MetricBag
+        self,
+        episode: Episode,
+        result: EpisodeResult,
+        metrics: SourceMetrics,
+        metric_bag: MetricBag,
+        inner_lr_scale: float,
     ) -> None:
         metrics.update_plain(result.first)
         metrics.update_adapted(result.last)
@@ -163,28 +181,8 @@ class PretrainUnit(TrainUnit[Episode]):
         metric_bag.get("total_audio_seconds", Sum).update(duration_s)
 
         if result.inner_grad_norms is not None:
-            assert self._optimizer is not None
-
             metric_bag.get("inner_grad_norm", Mean).update(result.inner_grad_norms.mean())
-            metric_bag.get("inner_lr", Mean).update(self._optimizer.current_inner_lr)
-
-    def _count_non_finite(self, episode: Episode, ex: NonFiniteError) -> None:
-        self._num_non_finite_in_a_row += 1
-
-        log.warning(
-            "Source {}: the {} of inner step {} is not finite at step {}; the episode contributes nothing.",
-            episode.source_name,
-            ex.what,
-            ex.inner_step,
-            self._step_nr,
-        )
-
-        if self._num_non_finite_in_a_row >= self._max_num_non_finite:
-            raise TrainingDivergedError(
-                f"{self._num_non_finite_in_a_row} episodes in a row had a loss or gradient that is not finite, the "
-                f"last one of source {episode.source_name} at inner step {ex.inner_step} of step {self._step_nr}: "
-                "lower `equilibrium.inner_lr` or the learning rate and resume from the last checkpoint."
-            )
+            metric_bag.get("inner_lr", Mean).update(self._inner_lr * inner_lr_scale)
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
@@ -214,4 +212,9 @@ class PretrainUnit(TrainUnit[Episode]):
             if num_bad > 0:
                 row["bad_recordings"] = num_bad
 
+            show_inner_lr(row, self._inner_lr)
+
             self._recorder.record_metric_values(f"train/{name}", row, self._step_nr)
+
+        # Not before all values are on record.
+        self._watch.require_alive(rows)

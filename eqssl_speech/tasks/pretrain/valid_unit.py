@@ -59,6 +59,20 @@ class ValidationRound:
         """
         self._rows[source_name] = row
 
+        if row["plain_loss"] == math.inf:
+            log.warning(
+                "Source {}: none of its recordings could be read for the validation after step {}; its loss, and with "
+                "it the macro average, counts as infinite.",
+                source_name,
+                step_nr,
+            )
+        else:
+            self._observe(source_name, step_nr, row)
+
+        if len(self._rows) == len(self._source_names):
+            self._complete(step_nr)
+
+    def _observe(self, source_name: str, step_nr: int, row: dict[str, float]) -> None:
         warnings = self._detector.observe(
             source_name,
             step_nr,
@@ -73,9 +87,6 @@ class ValidationRound:
             log.warning(warning.message)
 
         self._messages += [warning.message for warning in warnings]
-
-        if len(self._rows) == len(self._source_names):
-            self._complete(step_nr)
 
     def _complete(self, step_nr: int) -> None:
         values: dict[str, object] = {}
@@ -145,6 +156,9 @@ class PretrainEvalUnit(EvalUnit[Episode]):
 
     @override
     def process_batch(self, batch: Episode, metric_bag: MetricBag) -> None:
+        if batch.is_dead:
+            return
+
         with _in_full_precision(self._module):
             self._measure(batch, SourceMetrics(metric_bag, self._source_name))
 
@@ -214,8 +228,11 @@ class PretrainEvalUnit(EvalUnit[Episode]):
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
         row = split_by_source(values, [self._source_name])[self._source_name]
 
-        for name in ("utterances", "audio_seconds", "non_finite"):
+        for name in ("utterances", "audio_seconds"):
             row.pop(name, None)
+
+        # Of a source that cannot be read; no step shall be the best for it.
+        row.setdefault("plain_loss", math.inf)
 
         if self._loop is None:
             row.pop("adapted_loss", None)
