@@ -154,8 +154,8 @@ class EquilibriumOptimizer(Optimizer):
     def outer_loss(self, loss: Tensor) -> Tensor:
         """Return the loss whose ``backward()`` accumulates this episode's outer gradient in ``.grad``.
 
-        :param loss: The scalar mean loss of the episode's last batch at phi^K; of an episode that came to nothing, after
-            :meth:`restore`, a loss without a gradient.
+        :param loss: The scalar mean loss of the episode's last batch at phi^K; of an episode that came to nothing,
+            after :meth:`restore`, a loss without a gradient.
         :returns: ``w_K * loss``, with the weighted gradients of the inner loop added to its gradient.
         """
         *inner_weights, weight = self.current_weights

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from signal import Signals
 
+import pytest
 from recipe_runs import ENV, SMALL, list_command
 from signalled_runs import find_rank, run_and_signal
 
