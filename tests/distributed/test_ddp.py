@@ -26,7 +26,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("num_inner_steps", "outer_weights"), [(0, "last"), (1, "last"), (1, "uniform")]
+    ("num_inner_steps", "outer_weights"),
+    [
+        # The same without the trainer is in test_replicas.py.
+        pytest.param(0, "last", marks=pytest.mark.slow),
+        pytest.param(1, "last", marks=pytest.mark.slow),
+        (1, "uniform"),
+    ],
 )
 def test_two_processes_equal_one_on_the_same_episodes(
     tmp_path, torchrun, num_inner_steps, outer_weights

@@ -261,6 +261,7 @@ def test_recipe_takes_the_number_of_processes(programs, tmp_path, name):
     assert "`none`" in result.stderr
 
 
+@pytest.mark.slow
 def test_quickstart_trains_in_two_processes(tmp_path):
     settings = {
         "model.arch": "micro",

@@ -17,6 +17,7 @@ EXPLODING = {
 }
 
 
+@pytest.mark.slow
 def test_run_with_a_lowered_inner_lr_that_was_killed_ends_bitwise_where_it_would_have_ended(
     pretrain, tmp_path
 ):
