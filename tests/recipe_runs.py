@@ -59,6 +59,19 @@ SMALL_FINETUNE = {
 }
 
 
+# What makes a recipe's configuration a run of seconds.
+FEW_STEPS = {
+    "model.arch": "micro",
+    "regime.num_steps": 4,
+    "regime.validate_every_n_steps": 4,
+    "regime.checkpoint_every_n_steps": 4,
+    "regime.publish_metrics_every_n_steps": 2,
+    "lr_scheduler.config.num_warmup_steps": 2,
+    "validation.max_num_batches": 1,
+    "common.torch.num_threads": 1,
+}
+
+
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -88,7 +101,7 @@ def run_pretrain(
     base: dict[str, Any] = SMALL,
     **kwargs: Any,
 ) -> Run:
-    """Run ``eqssl pretrain`` to its end; for the keywords see :func:`run_recipe`."""
+    """Run ``eqssl pretrain`` to its end; for the keywords see :func:`list_command`."""
     return run_recipe("pretrain", directory, base | (overrides or {}), **kwargs)
 
 
@@ -100,33 +113,15 @@ def run_finetune(
     base: dict[str, Any] = SMALL_FINETUNE,
     **kwargs: Any,
 ) -> Run:
-    """Run ``eqssl finetune`` to its end; for the keywords see :func:`run_recipe`."""
+    """Run ``eqssl finetune`` to its end; for the keywords see :func:`list_command`."""
     settings = base | {"tokenizer": tokenizer} | (overrides or {})
 
     return run_recipe("finetune", directory, settings, **kwargs)
 
 
-def run_recipe(
-    name: str,
-    directory: Path,
-    settings: dict[str, Any],
-    *,
-    config_file: Path | None = None,
-    launcher: Sequence[str] = (),
-    extra: Sequence[str] = (),
-) -> Run:
-    """Run a recipe to its end.
-
-    :param name: The subcommand of ``eqssl``.
-    :param directory: The output directory.
-    :param settings: Given to ``--config``.
-    :param config_file: Given to ``--config-file``.
-    :param launcher: What starts Python, such as torchrun.
-    :param extra: Further arguments.
-    """
-    command = list_command(
-        name, directory, settings, config_file=config_file, launcher=launcher, extra=extra
-    )
+def run_recipe(name: str, directory: Path, settings: dict[str, Any], **kwargs: Any) -> Run:
+    """Run a recipe to its end; for the arguments see :func:`list_command`."""
+    command = list_command(name, directory, settings, **kwargs)
 
     result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=600)
 
@@ -142,7 +137,15 @@ def list_command(
     launcher: Sequence[str] = (),
     extra: Sequence[str] = (),
 ) -> list[str]:
-    """List what :func:`run_recipe` starts."""
+    """List the words of the command that runs a recipe.
+
+    :param name: The subcommand of ``eqssl``.
+    :param directory: The output directory.
+    :param settings: Given to ``--config``.
+    :param config_file: Given to ``--config-file``.
+    :param launcher: What starts Python, such as torchrun.
+    :param extra: Further arguments.
+    """
     command = [*(launcher or [sys.executable]), "-m", "eqssl_speech", name]
 
     if config_file is not None:

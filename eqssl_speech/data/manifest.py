@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, final
 
 from eqssl_speech.error import InputError
+from eqssl_speech.files import replace_file
 
 FIRST_ENTRY_LINE: Final = 2
 """The line of a manifest's first entry, counted from one; line 1 is the audio root."""
@@ -155,13 +156,7 @@ def replace_text(file: Path, text: str) -> None:
     :param file: The file to write; its directory must exist.
     :param text: Its content, written as UTF-8 with the line ends as they are.
     """
-    # A name of its own per process, so that two writers cannot mix their bytes.
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8"))
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(file, text.encode("utf-8"))
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, final
 
 from eqssl_speech.error import InputError
+from eqssl_speech.files import replace_file
 
 CHECKSUM_FILE: Final = "SHA256SUMS"
 """In the directory of the step; ``sha256sum -c SHA256SUMS`` there compares it too."""
@@ -97,9 +97,9 @@ def write_checksums(directory: Path, checksums: Mapping[str, FileChecksum]) -> N
         for name in sorted(checksums)
     )
 
-    replace_file(
-        directory / CHECKSUM_FILE, f"{text}# SHA-256 of the lines above: {_hash_text(text)}\n"
-    )
+    text += f"# SHA-256 of the lines above: {_hash_text(text)}\n"
+
+    replace_file(directory / CHECKSUM_FILE, text.encode(), durable=True)
 
 
 def read_checksums(directory: Path) -> dict[str, FileChecksum] | None:
@@ -148,44 +148,6 @@ def find_damage(directory: Path, prefix: str = "", *, part: int = 0, num_parts: 
         return str(ex)
 
     return None
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all, whatever happens meanwhile.
-
-    :raises OSError: If it cannot be written.
-    """
-    temporary = file.with_name(f"{file.name}.tmp")
-
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-
-        raise
-
-    sync_directory(file.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to the disk.
-
-    :raises OSError: If that fails.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as ex:
-        # Some file systems cannot do that for directories.
-        if ex.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _check_file(file: Path, checksum: FileChecksum) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from eqssl_speech.error import InputError
+from eqssl_speech.files import replace_file
 from eqssl_speech.report.summary import RunSummary, Summary
 
 SUMMARY_FILE_NAME = "summary.json"
@@ -85,15 +85,8 @@ def write_atomically(file: Path, content: bytes) -> Path:
 
     :raises InputError: If it cannot be written.
     """
-    scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-
     try:
-        try:
-            scratch.write_bytes(content)
-
-            scratch.replace(file)
-        finally:
-            scratch.unlink(missing_ok=True)
+        replace_file(file, content)
     except OSError as ex:
         raise InputError(
             f"{file} cannot be written: {ex.strerror}; make {file.parent} writable or free some "

@@ -29,13 +29,12 @@ from fairseq2.utils.threading import ThreadPool
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
+from eqssl_speech.files import replace_file, sync_directory
 from eqssl_speech.host import override_provider
 from eqssl_speech.models.checksums import (
     DamagedFileError,
     FileChecksum,
     read_checksums,
-    replace_file,
-    sync_directory,
     write_checksums,
 )
 from eqssl_speech.tasks.checkpoint_check import CheckpointChecker, exchange
@@ -259,7 +258,7 @@ class TrustedCheckpointManager(CheckpointManager):
         file = self._score_file(step_nr)
         file.parent.mkdir(parents=True, exist_ok=True)
 
-        replace_file(file, f"{score}\n")
+        replace_file(file, f"{score}\n".encode(), durable=True)
 
     @override
     def load_trainer_state(self, step_nr: int, trainer: Stateful) -> None:

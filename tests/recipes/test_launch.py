@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from launch_programs import Programs
-from recipe_runs import ENV, REPOSITORY
+from recipe_runs import ENV, FEW_STEPS, REPOSITORY
 
 RECIPES = REPOSITORY / "recipes"
 LAUNCH = RECIPES / "launch.sh"
@@ -263,16 +263,9 @@ def test_recipe_takes_the_number_of_processes(programs, tmp_path, name):
 
 @pytest.mark.slow
 def test_quickstart_trains_in_two_processes(tmp_path):
-    settings = {
-        "model.arch": "micro",
+    settings = FEW_STEPS | {
         "dataset.sources": "[ru-festvox, es-drascula]",
         "dataset.audio_seconds_per_update": 24,
-        "regime.num_steps": 4,
-        "regime.validate_every_n_steps": 4,
-        "regime.checkpoint_every_n_steps": 4,
-        "regime.publish_metrics_every_n_steps": 2,
-        "lr_scheduler.config.num_warmup_steps": 2,
-        "validation.max_num_batches": 1,
     }
 
     result = subprocess.run(

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from recipe_runs import (
+    FEW_STEPS,
     REPOSITORY,
     SAMPLE,
     SMALL,
@@ -25,17 +26,6 @@ PRETRAIN_CONFIGS = [file for file in CONFIGS if file not in FINETUNE_CONFIGS]
 
 # Not every corpus ships with the repository.
 ON_THE_SAMPLE = {"dataset.corpus": SAMPLE, "dataset.sources": "[ru-festvox, es-drascula]"}
-
-FEW_STEPS = {
-    "model.arch": "micro",
-    "regime.num_steps": 4,
-    "regime.validate_every_n_steps": 4,
-    "regime.checkpoint_every_n_steps": 4,
-    "regime.publish_metrics_every_n_steps": 2,
-    "lr_scheduler.config.num_warmup_steps": 2,
-    "validation.max_num_batches": 1,
-    "common.torch.num_threads": 1,
-}
 
 
 def test_there_are_configurations():
