@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from fairseq2.datasets import DataReader
 from fairseq2.gang import Gang, broadcast_flag
 from fairseq2.logging import log
+from fairseq2.metrics import MetricBag
 from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.recipe.error import RecipeError
 from fairseq2.runtime.dependency import DependencyContainer, DependencyProvider
 from fairseq2.trainer import Trainer, TrainStepHookArgs, _TrainerState
+from fairseq2.typing import Stateful
 from fairseq2.validator import StandardValidator
 
 if TYPE_CHECKING:
@@ -59,6 +61,16 @@ def wrap_metric_recorder(
 
 class _ValidationGivenUp(Exception):  # noqa: N818
     """Leaves a validation."""
+
+
+def get_metric_bag(trainer: Stateful) -> MetricBag:
+    """Return the metrics of a training.
+
+    :param trainer: What the trainer gives to a checkpoint manager to load its state into.
+    """
+    bag: MetricBag = trainer._trainer._metric_bag  # type: ignore[attr-defined]
+
+    return bag
 
 
 @final

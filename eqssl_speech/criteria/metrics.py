@@ -95,6 +95,17 @@ class LostEpisodes(Metric[dict[str, int]]):
         return self
 
     @override
+    def reset(self) -> Self:
+        """Forget the counts, but not what all ranks share."""
+        num_lowered = self.num_lowered
+
+        super().reset()
+
+        self.num_lowered = num_lowered
+
+        return self
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         if "weighted_sum" in state_dict:
             # Of an older version, which counted those that are not finite.

@@ -116,6 +116,9 @@ class PlannerState:
     positions: tuple[tuple[int, int], ...]
     """The position of each stream."""
 
+    batches_per_pass: tuple[int, ...]
+    """The batches of each stream's present pass."""
+
 
 @final
 class EpisodePlanner:
@@ -180,7 +183,9 @@ class EpisodePlanner:
     @property
     def state(self) -> PlannerState:
         """Where the next outer step begins."""
-        return PlannerState(self._step_nr, tuple(s.position for s in self._streams))
+        positions = tuple(s.position for s in self._streams)
+
+        return PlannerState(self._step_nr, positions, self.batches_per_pass)
 
     @state.setter
     def state(self, value: PlannerState) -> None:
@@ -189,6 +194,22 @@ class EpisodePlanner:
 
         for stream, position in zip(self._streams, value.positions, strict=True):
             stream.position = position
+
+    def convert(self, state: PlannerState) -> PlannerState:
+        """Return the state in which this planner is as far in every pass as one whose batches have another size.
+
+        :param state: The other's; this planner's own is undefined after the call.
+        """
+        positions = []
+
+        for stream, (pass_nr, index), num_batches in zip(
+            self._streams, state.positions, state.batches_per_pass, strict=True
+        ):
+            stream.position = (pass_nr, 0)
+
+            positions.append((pass_nr, round(index * stream.num_batches / num_batches)))
+
+        return PlannerState(state.step_nr, tuple(positions), self.batches_per_pass)
 
     def _plan_step(self) -> list[EpisodePlan]:
         self._step_nr += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any, Final, NoReturn, TypeVar, final
 
 from fairseq2.data.data_pipeline import (
     DataPipeline,
@@ -21,6 +21,9 @@ from eqssl_speech.data.episodes import EpisodePlan, EpisodePlanner, PlannerState
 from eqssl_speech.error import InputError
 
 T = TypeVar("T")
+
+BATCH_NUM_SAMPLES: Final = "batch_num_samples"
+"""In the state of an :class:`EpisodeReader`: the budget of a batch, on which the make-up of batches depends."""
 
 
 @final
@@ -87,10 +90,16 @@ class EpisodeReader(DataReader[T], Closable):
         return {
             "step_nr": self._state.step_nr,
             "positions": [list(p) for p in self._state.positions],
+            "batches_per_pass": list(self._state.batches_per_pass),
+            BATCH_NUM_SAMPLES: self._planner.batch_num_samples,
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Go on where another reader was; if its batches were of another size, at the same part of each pass.
+
+        :raises InputError: If it read another number of sources.
+        """
         step_nr, positions = state_dict["step_nr"], state_dict["positions"]
 
         assert isinstance(step_nr, int)
@@ -102,7 +111,20 @@ class EpisodeReader(DataReader[T], Closable):
                 f"{len(self._initial_state.positions)}; resume with the same `dataset.sources`."
             )
 
-        self._set_state(PlannerState(step_nr, tuple((int(p), int(i)) for p, i in positions)))
+        num_samples = state_dict.get(BATCH_NUM_SAMPLES, self._planner.batch_num_samples)
+        # Older versions did not save these, and could not go on with batches of another size.
+        batches_per_pass = state_dict.get("batches_per_pass", self._initial_state.batches_per_pass)
+
+        assert isinstance(batches_per_pass, (list, tuple))
+
+        state = PlannerState(
+            step_nr, tuple((int(p), int(i)) for p, i in positions), tuple(batches_per_pass)
+        )
+
+        if num_samples != self._planner.batch_num_samples:
+            state = self._planner.convert(state)
+
+        self._set_state(state)
 
     @override
     def close(self) -> None:

@@ -56,7 +56,7 @@ class CheckpointChecker:
     def check_last(self) -> None:
         """Compare the checkpoint that the run will resume from, if there is one.
 
-        :raises InputError: If it is damaged, or of fewer ranks; names the file, and how to go on.
+        :raises InputError: If it is damaged; names the file, and how to go on.
         """
         steps = self.list_resumable()
         if not steps:
@@ -79,8 +79,6 @@ class CheckpointChecker:
                 "{} was written by an older version, without checksums, so that nobody can tell whether it is whole.",
                 self._step_dir(step_nr),
             )
-
-        self._check_num_ranks(step_nr)
 
     def offer_earlier(self, step_nr: int) -> str:
         """Say how to go on from the last checkpoint before this one that is whole.
@@ -131,15 +129,6 @@ class CheckpointChecker:
         )
 
         return next((d for d in exchange(self._gang, damage) if d is not None), None)
-
-    def _check_num_ranks(self, step_nr: int) -> None:
-        num_ranks = len(list((self._step_dir(step_nr) / "trainer").glob("rank_*.pt")))
-
-        if num_ranks < self._gang.size:
-            raise InputError(
-                f"{self._step_dir(step_nr)}: was written by {num_ranks} process(es), but there are {self._gang.size} "
-                f"now; start {num_ranks}, or choose another output directory."
-            )
 
     def _step_dir(self, step_nr: int) -> Path:
         return self._directory / f"step_{step_nr}"

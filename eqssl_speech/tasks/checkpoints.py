@@ -45,7 +45,8 @@ from eqssl_speech.tasks.checkpoint_files import (
     StateFileLoader,
     explain_failure,
 )
-from eqssl_speech.tasks.errors import CheckpointSaveError
+from eqssl_speech.tasks.errors import CheckpointSaveError, handle_save_error
+from eqssl_speech.tasks.resharding import RankLayout, ReshardingLoader
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def use_trusted_checkpoints(container: DependencyContainer) -> None:
 
     override_provider(container, CheckpointManager, create, singleton=True)
 
-    register_cli_error(container, CheckpointSaveError, _handle_save_error)
+    register_cli_error(container, CheckpointSaveError, handle_save_error)
 
 
 @final
@@ -86,7 +87,7 @@ class TrustedCheckpointManager(CheckpointManager):
     Saving: each file is on the disk and its checksum known before the list of checksums is written, and that before the
     checkpoint gets its name; where a file cannot be written on any rank, all ranks end with the same sentence.
     Loading: the ranks share the work of comparing all files before the first is loaded, and none is loaded in a way
-    that could run code.
+    that could run code. What other ranks have written is put together and dealt out anew.
 
     All methods that save or load are called by all ranks.
     """
@@ -114,6 +115,9 @@ class TrustedCheckpointManager(CheckpointManager):
             SavingThread(thread_pool, self._finish),
             checkpoint_dir=directory,
         )
+
+        self._layout = RankLayout.of_gangs(gangs)
+        self._resharding = ReshardingLoader(directory, gangs)
 
         self._checker = CheckpointChecker(directory, gangs.root, self._manager.get_step_numbers)
 
@@ -262,25 +266,28 @@ class TrustedCheckpointManager(CheckpointManager):
 
     @override
     def load_trainer_state(self, step_nr: int, trainer: Stateful) -> None:
-        self._load(step_nr, partial(self._manager.load_trainer_state, step_nr, trainer))
+        self._load(step_nr, lambda loader: loader.load_trainer_state(step_nr, trainer))
 
     @override
     def load_model_state(self, step_nr: int, model: Stateful) -> None:
-        self._load(step_nr, partial(self._manager.load_model_state, step_nr, model))
+        self._load(step_nr, lambda loader: loader.load_model_state(step_nr, model))
 
     @override
     def load_optimizer_state(self, step_nr: int, optimizer: Stateful) -> None:
-        self._load(step_nr, partial(self._manager.load_optimizer_state, step_nr, optimizer))
+        self._load(step_nr, lambda loader: loader.load_optimizer_state(step_nr, optimizer))
 
     @override
     def load_data_reader_state(self, step_nr: int, data_reader: Stateful) -> None:
-        self._load(step_nr, partial(self._manager.load_data_reader_state, step_nr, data_reader))
+        self._load(step_nr, lambda loader: loader.load_data_reader_state(step_nr, data_reader))
 
-    def _load(self, step_nr: int, load: Callable[[], None]) -> None:
+    def _load(
+        self, step_nr: int, load: Callable[[CheckpointManager | ReshardingLoader], None]
+    ) -> None:
+        is_same = RankLayout.of_checkpoint(self._step_dir(step_nr)) == self._layout
         failure: Exception | None = None
 
         try:
-            load()
+            load(self._manager if is_same else self._resharding)
         except Exception as ex:
             failure = ex
 
@@ -391,9 +398,3 @@ class TrustedCheckpointManager(CheckpointManager):
         where = f"resumes from step {steps[-1]}" if steps else "starts from the beginning"
 
         raise CheckpointSaveError(f"{failure} and run the same command again, which {where}.")
-
-
-def _handle_save_error(ex: CheckpointSaveError) -> int:
-    log.error(str(ex))
-
-    return 1

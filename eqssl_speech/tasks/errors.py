@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairseq2.logging import log
 from fairseq2.recipe.error import RecipeError
 
 
@@ -19,3 +20,10 @@ class BlankOutputError(RecipeError):
 
 class CheckpointSaveError(Exception):
     """Raised on all ranks when a checkpoint cannot be written; those before it are as they were."""
+
+
+def handle_save_error(ex: CheckpointSaveError) -> int:
+    """Print the sentence; the full disk of a run is no mistake of its user, whose status would be 2."""
+    log.error(str(ex))
+
+    return 1

@@ -31,6 +31,10 @@ _FREE_KEYS: Final = (
     "dataset.num_workers",
     "dataset.num_prefetch",
     "model.fast",
+    "trainer.data_parallelism",
+    "trainer.fsdp.granularity",
+    "trainer.fsdp.hybrid",
+    "trainer.fsdp.reshard_after_forward",
     "validation.",
     "dataset.on_dead_source",
     *(

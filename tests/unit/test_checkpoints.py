@@ -107,18 +107,6 @@ def test_a_checkpoint_whose_states_are_all_gone_is_not_taken_for_a_model(directo
         make_manager(directory)
 
 
-def test_a_checkpoint_of_fewer_ranks_is_refused(directory: Path) -> None:
-    (directory / "step_6" / "trainer" / "rank_00.pt").rename(directory / "elsewhere")
-    (directory / "step_6" / "SHA256SUMS").unlink()
-    for step_nr in (2, 4):
-        shutil.rmtree(directory / f"step_{step_nr}")
-
-    with pytest.raises(
-        InputError, match=r"step_6: was written by 0 process\(es\), but there are 1"
-    ):
-        make_manager(directory)
-
-
 def test_a_checkpoint_of_an_older_version_is_loaded_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

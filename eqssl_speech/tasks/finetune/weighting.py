@@ -72,6 +72,11 @@ class GroupWeightsState(Metric[Tensor]):
         # The same on all ranks.
         return self
 
+    @override
+    def reset(self) -> Self:
+        # Nothing that a rank has counted.
+        return self
+
 
 @final
 class SourceWeighting:
