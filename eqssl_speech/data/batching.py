@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import final
 
 import numpy as np
@@ -53,8 +54,9 @@ class BatchStream:
     Each pass shuffles the utterances, sorts them by length within buckets, joins neighbours until they hold the
     budget, crops all of a batch to one length at random places (as wav2vec 2.0 does, so there is no padding), and
     shuffles the batches. ``N`` crops of ``budget // N`` samples spend the budget to less than ``N`` samples. What is
-    left of a pass and fills no batch is dropped; the next pass has another order. Everything follows from the seed, the
-    key and the number of the pass, so the position in the stream is two integers.
+    left at the end and fills no batch is filled up with second crops of others, so that a pass misses no utterance,
+    however few there are. Everything follows from the seed, the key and the number of the pass, so the position in the
+    stream is two integers.
 
     With ``cropped=False`` utterances stay whole, as text needs them: a batch then holds as many as fit into the budget
     with their padding, and a pass drops none.
@@ -141,7 +143,13 @@ class BatchStream:
             order = rng.choice(num_utterances, size=num_utterances, p=self._probabilities)
 
         if self._cropped:
-            groups = group_by_length(order, self._lengths, self._size)
+            groups, rest = group_by_length(order, self._lengths, self._size)
+
+            # The first pass shows whether there is enough for a batch, of each utterance once.
+            if rest and (groups or pass_nr > 0):
+                others = np.setdiff1d(order, rest) if groups else order
+                groups.append(fill_group(rest, rng.permutation(others), self._lengths, self._size))
+
             plans = [self._crop(group, rng) for group in groups]
         else:
             ordered = _sort_loosely(order, self._full_lengths, rng)
@@ -161,7 +169,7 @@ class BatchStream:
 
 def group_by_length(
     order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], size: BatchSize
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[int]]:
     """Join utterances of like length until ``len(group) * shortest`` reaches the budget.
 
     Where the crops would be too short then, the last one is left to the next group, and the group is a little smaller
@@ -170,7 +178,7 @@ def group_by_length(
     :param order: The utterances in the order in which they are seen.
     :param lengths: The number of samples of each utterance.
     :param size: The bounds of a group.
-    :returns: The groups; the utterances left over at the end are in none.
+    :returns: The groups, and the utterances left over at the end.
     """
     groups: list[list[int]] = []
     group: list[int] = []
@@ -188,7 +196,39 @@ def group_by_length(
             groups.append(group[:-1])
             group = group[-1:]
 
-    return groups
+    return groups, group
+
+
+def fill_group(
+    rest: list[int],
+    others: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    size: BatchSize,
+) -> list[int]:
+    """Fill a group up to the budget; where the crops would be too short then, to a little less.
+
+    :param rest: What the group has to have, less than the budget.
+    :param others: What it is filled with, over and over if need be; first, in this order, what makes no crop shorter,
+        then the longest.
+    :param lengths: The number of samples of each utterance.
+    :param size: The bounds of a group.
+    """
+    group = list(rest)
+    shortest = int(lengths[group].min())
+
+    fillers = sorted(others.tolist(), key=lambda u: -min(int(lengths[u]), shortest))
+
+    for utterance in cycle(fillers):
+        if len(group) * shortest >= size.num_samples:
+            break
+
+        if size.num_samples // (len(group) + 1) < size.min_num_samples:
+            break
+
+        group.append(utterance)
+        shortest = min(shortest, int(lengths[utterance]))
+
+    return group
 
 
 def _sort_within_buckets(

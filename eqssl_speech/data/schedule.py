@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
 import numpy as np
+import numpy.typing as npt
+
+_BLOCK_NUM_DRAWS: Final = 12
+_GOLDEN_RATIO: Final = (5**0.5 - 1) / 2
 
 
 @final
 class SourceSchedule:
     """Derives the sources of every outer step from one seed, so that all ranks agree without a word.
 
-    Either all sources in each step, or a number of draws (with replacement) by ``p_i ~ n_i^alpha``.
+    Either all sources in each step, or a number of draws by ``p_i ~ n_i^alpha``. The draws are stratified (systematic
+    sampling, a dozen at a time, in random order): a source may have its turn twice in a step and none in the next, but
+    how often it has had it is off by a few turns at most, never by the square root of their number, so that a small
+    source is passed over as often as its share says.
     """
 
     def __init__(
@@ -27,6 +34,7 @@ class SourceSchedule:
         weights = np.asarray(durations_s, dtype=np.float64) ** alpha
 
         self._probabilities = weights / weights.sum()
+        self._upper_bounds = np.cumsum(self._probabilities)[:-1]
         self._num_per_step = num_per_step
         self._seed = seed
 
@@ -40,10 +48,24 @@ class SourceSchedule:
         if self._num_per_step is None:
             return tuple(range(num_sources))
 
-        rng = np.random.default_rng([self._seed, 0x5C4ED, step_nr])
-        draws = rng.choice(num_sources, size=self._num_per_step, p=self._probabilities)
+        first, last = (step_nr - 1) * self._num_per_step, step_nr * self._num_per_step - 1
+        first_block, last_block = first // _BLOCK_NUM_DRAWS, last // _BLOCK_NUM_DRAWS
 
-        return tuple(sorted(int(i) for i in draws))
+        draws = np.concatenate([self._draw(n) for n in range(first_block, last_block + 1)])
+        begin = first - first_block * _BLOCK_NUM_DRAWS
+
+        return tuple(sorted(draws[begin : begin + self._num_per_step].tolist()))
+
+    def _draw(self, block_nr: int) -> npt.NDArray[np.intp]:
+        start = np.random.default_rng([self._seed, 0x5C4ED]).random()
+
+        # What a block gives a source too much, those after it give it less, by the steps of the golden ratio.
+        offset = (start + block_nr * _GOLDEN_RATIO) % 1.0
+        points = (np.arange(_BLOCK_NUM_DRAWS) + offset) / _BLOCK_NUM_DRAWS
+
+        rng = np.random.default_rng([self._seed, 0x5C4ED, block_nr])
+
+        return rng.permutation(np.searchsorted(self._upper_bounds, points, side="right"))
 
     @property
     def num_sources_per_step(self) -> int:

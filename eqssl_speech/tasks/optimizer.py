@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from fairseq2.logging import log
 from fairseq2.recipe.component import ComponentManager
-from fairseq2.recipe.config import AdamWConfig, OptimizerSection
+from fairseq2.recipe.config import (
+    AdamWConfig,
+    LRSchedulerSection,
+    OptimizerSection,
+    PolynomialDecayLRConfig,
+)
 from fairseq2.runtime.dependency import DependencyResolver
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -42,6 +47,22 @@ def check_optimizer(section: OptimizerSection) -> None:
         )
     except ValueError as ex:
         raise InputError(f"`optimizer.config` cannot be used: {ex}; correct it.") from None
+
+
+def check_warm_up(section: LRSchedulerSection, num_steps: int | None) -> None:
+    """Find out whether the learning rate has risen before the run is over.
+
+    :raises InputError: If not; the host finds that later, and names a key that there is not.
+    """
+    config = section.config
+    if not isinstance(config, PolynomialDecayLRConfig) or num_steps is None:
+        return
+
+    if config.num_warmup_steps >= num_steps:
+        raise InputError(
+            f"`lr_scheduler.config.num_warmup_steps` is {config.num_warmup_steps}, but the run has only {num_steps} "
+            "updates (`regime.num_steps`): lower the one or raise the other."
+        )
 
 
 class FiniteStepGuard:

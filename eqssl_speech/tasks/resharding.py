@@ -1,4 +1,4 @@
-"""Checkpoints of other ranks than those that load them: of more, of fewer, or of ranks that shared a model otherwise."""
+"""Checkpoints of other ranks than those that load them: of more, of fewer, or of ranks that share a model otherwise."""
 
 from __future__ import annotations
 

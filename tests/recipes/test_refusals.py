@@ -156,6 +156,7 @@ def test_source_of_another_format_is_refused_and_taken_on_request(
         ({"dataset__audio_seconds_per_update": 400}, ["en", "audio_seconds_per_update"]),
         ({"dataset__regime": "mixed"}, ["dataset.regime", "equilibrium"]),
         ({"dataset__corpus": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+        ({"lr_scheduler__config__num_warmup_steps": 300}, ["lr_scheduler.config.num_warmup_steps", "regime.num_steps"]),
         ({"trainer__mixed_precision__mode": "static", "trainer__mixed_precision__dtype": "float16"}, ["float16"]),
     ],
 )  # fmt: skip

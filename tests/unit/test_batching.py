@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eqssl_speech.data.batching import BatchPlan, BatchSize, BatchStream, plan_validation
+from eqssl_speech.data.batching import (
+    BatchPlan,
+    BatchSize,
+    BatchStream,
+    fill_group,
+    plan_validation,
+)
 
 SIZE = BatchSize(num_samples=100_000, max_num_samples=40_000)
 
@@ -78,21 +85,46 @@ def test_crops_reach_both_ends_of_a_long_utterance() -> None:
     assert max(starts) > 0.98 * last
 
 
-@pytest.mark.parametrize("num_utterances", [100, 600])
-def test_pass_has_each_utterance_at_most_once_and_leaves_less_than_a_batch(
-    num_utterances: int,
+@pytest.mark.parametrize("num_utterances", [3, 9, 100, 600])
+@pytest.mark.parametrize("seed", range(5))
+def test_pass_has_each_utterance_and_second_crops_of_a_batch_at_most(
+    num_utterances: int, seed: int
 ) -> None:
-    lengths = make_lengths(num_utterances)
+    lengths = np.random.default_rng(seed).integers(8_000, 60_000, num_utterances)
+    lengths[0] = 60_000  # So that the three fill a batch whatever the seed.
+    size = BatchSize(num_samples=60_000, max_num_samples=60_000)
 
-    for plans in read_passes(make_stream(lengths), 3):
-        seen = utterances_of(plans)
+    for plans in read_passes(BatchStream(lengths, size, seed=seed, key=11), 3):
+        seen = Counter(utterances_of(plans))
 
-        assert len(seen) == len(set(seen))
+        assert sorted(seen) == list(range(num_utterances))
 
-        left = np.delete(np.minimum(lengths, SIZE.max_num_samples), seen)
+        num_second = seen.total() - len(seen)
 
-        # The rest, cropped to its shortest, would not fill a batch.
-        assert len(left) * left.min(initial=SIZE.max_num_samples) < SIZE.num_samples
+        assert num_second < max(len(plan.crops) for plan in plans)
+
+
+def test_what_is_left_over_is_filled_up_without_shorter_crops() -> None:
+    lengths = np.array([50, 40, 30, 9, 8])
+    size = BatchSize(num_samples=30, max_num_samples=100)
+
+    for seed in range(20):
+        group = fill_group([3, 4], np.random.default_rng(seed).permutation(3), lengths, size)
+
+        # Four crops of 8, the length of the shortest.
+        assert group[:2] == [3, 4]
+        assert len(group) == len(set(group)) == 4
+
+    # Where all others are shorter, the longest of them come first, and again when all have had their turn.
+    assert fill_group([0], np.array([4, 3]), lengths, size) == [0]
+    assert fill_group([2], np.array([4, 3]), lengths, replace(size, num_samples=31)) == [2, 3, 4, 3]
+
+
+def test_what_is_left_over_keeps_crops_long_enough() -> None:
+    size = BatchSize(num_samples=30, max_num_samples=100, min_num_samples=10)
+
+    assert fill_group([1], np.array([0]), np.array([50, 11]), size) == [1, 0, 0]
+    assert fill_group([1], np.array([0]), np.array([50, 14]), replace(size, min_num_samples=12)) == [1, 0]  # fmt: skip
 
 
 def test_batches_join_utterances_of_like_length() -> None:
@@ -211,7 +243,7 @@ def test_validation_covers_every_utterance_once(num_utterances: int) -> None:
         assert SIZE.num_samples <= num_samples < SIZE.num_samples + SIZE.max_num_samples
 
 
-def test_every_utterance_of_a_small_source_is_read_within_some_passes() -> None:
+def test_every_pass_of_a_small_source_is_read_in_other_groups() -> None:
     lengths = np.random.default_rng(0).integers(16_000, 160_000, size=120)
     size = BatchSize(num_samples=60 * 16_000, max_num_samples=250_000)
     stream = BatchStream(lengths, size, seed=1, key=2)

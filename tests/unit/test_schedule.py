@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -48,12 +49,30 @@ def test_frequencies_follow_the_durations_to_the_power_of_alpha(alpha: float) ->
     weights = np.asarray(DURATIONS_S) ** alpha
     expected = weights / weights.sum()
 
-    # Five standard deviations of a binomial share.
-    tolerance = 5 * np.sqrt(expected * (1 - expected) / total)
-    found = np.array([counts[i] / total for i in range(len(DURATIONS_S))])
+    found = np.array([counts[i] for i in range(len(DURATIONS_S))])
 
-    assert (np.abs(found - expected) <= tolerance).all()
+    assert np.abs(found - expected * total).max() < 3
     assert schedule.shares == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("num_per_step", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_source_has_had_its_share_of_turns_at_any_time(num_per_step: int, seed: int) -> None:
+    schedule = make_schedule(num_per_step=num_per_step, seed=seed)
+    counts = np.zeros(len(DURATIONS_S))
+
+    for step in range(1, 400):
+        np.add.at(counts, list(schedule.sources_at(step)), 1)
+
+        assert np.abs(counts - np.array(schedule.shares) * num_per_step * step).max() < 5
+
+
+def test_any_two_sources_meet_in_a_step() -> None:
+    schedule = SourceSchedule([1.0] * 4, num_per_step=2, alpha=0.5, seed=3)
+
+    pairs = {schedule.sources_at(step) for step in range(1, 200)}
+
+    assert pairs == set(combinations_with_replacement(range(4), 2))
 
 
 def test_step_has_as_many_draws_as_asked_for_with_repetitions() -> None:

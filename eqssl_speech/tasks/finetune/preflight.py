@@ -9,7 +9,7 @@ from eqssl_speech.error import InputError
 from eqssl_speech.tasks.finetune.config import SCORE_METRIC, FinetuneConfig
 from eqssl_speech.tasks.finetune.model import check_model
 from eqssl_speech.tasks.finetune.sources import TranscribedSources
-from eqssl_speech.tasks.optimizer import check_optimizer
+from eqssl_speech.tasks.optimizer import check_optimizer, check_warm_up
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
 
@@ -21,6 +21,8 @@ def check_run(resolver: DependencyResolver, config: FinetuneConfig) -> None:
     check_config(config)
 
     check_optimizer(config.optimizer)
+
+    check_warm_up(config.lr_scheduler, config.regime.num_steps)
 
     resolver.resolve(CtcTokenizer)
 

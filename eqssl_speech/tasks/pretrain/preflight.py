@@ -7,7 +7,7 @@ from fairseq2.runtime.dependency import DependencyResolver
 from fairseq2.world_info import WorldInfo
 
 from eqssl_speech.error import InputError
-from eqssl_speech.tasks.optimizer import check_optimizer
+from eqssl_speech.tasks.optimizer import check_optimizer, check_warm_up
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.optimizer import get_equilibrium_section
 from eqssl_speech.tasks.pretrain.sources import CheckedSources, create_planner
@@ -23,6 +23,8 @@ def check_run(resolver: DependencyResolver, config: PretrainConfig) -> None:
     check_config(config, world.size)
 
     check_optimizer(config.optimizer)
+
+    check_warm_up(config.lr_scheduler, config.regime.num_steps)
 
     sources = resolver.resolve(CheckedSources)
 
