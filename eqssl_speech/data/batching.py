@@ -114,6 +114,11 @@ class BatchStream:
         return self._size.num_samples
 
     @property
+    def num_utterances(self) -> int:
+        """The utterances of the source."""
+        return len(self._lengths)
+
+    @property
     def num_batches(self) -> int:
         """The batches of the present pass; other passes have about as many."""
         return len(self._plans)
@@ -145,9 +150,7 @@ class BatchStream:
         if self._cropped:
             groups, rest = group_by_length(order, self._lengths, self._size)
 
-            # The first pass shows whether there is enough for a batch, of each utterance once.
-            if rest and (groups or pass_nr > 0):
-                others = np.setdiff1d(order, rest) if groups else order
+            if rest and (others := self._list_fillers(order, rest, bool(groups), pass_nr)).size:
                 groups.append(fill_group(rest, rng.permutation(others), self._lengths, self._size))
 
             plans = [self._crop(group, rng) for group in groups]
@@ -156,6 +159,16 @@ class BatchStream:
             plans = _plan_whole(ordered, self._full_lengths, self._size.num_samples)
 
         return [plans[i] for i in rng.permutation(len(plans))]
+
+    def _list_fillers(
+        self, order: npt.NDArray[np.int64], rest: list[int], has_groups: bool, pass_nr: int
+    ) -> npt.NDArray[np.int64]:
+        if not has_groups:
+            # The first pass shows whether there is enough for a batch, of each utterance once.
+            return order if pass_nr > 0 else order[:0]
+
+        # Where utterances are drawn, a pass misses none that it should have.
+        return np.setdiff1d(order, rest) if self._probabilities is None else order[:0]
 
     def _crop(self, group: list[int], rng: np.random.Generator) -> BatchPlan:
         num_samples = min(self._size.num_samples // len(group), int(self._lengths[group].min()))
@@ -216,9 +229,9 @@ def fill_group(
     group = list(rest)
     shortest = int(lengths[group].min())
 
-    fillers = sorted(others.tolist(), key=lambda u: -min(int(lengths[u]), shortest))
+    fillers = others[np.argsort(-np.minimum(lengths[others], shortest), kind="stable")]
 
-    for utterance in cycle(fillers):
+    for utterance in cycle(fillers.tolist()):
         if len(group) * shortest >= size.num_samples:
             break
 

@@ -176,6 +176,11 @@ class EpisodePlanner:
         return tuple(stream.num_batches for stream in self._streams)
 
     @property
+    def num_utterances(self) -> tuple[int, ...]:
+        """The utterances of each stream."""
+        return tuple(stream.num_utterances for stream in self._streams)
+
+    @property
     def batch_num_samples(self) -> int:
         """The budget of a batch."""
         return self._streams[0].num_samples

@@ -25,6 +25,9 @@ T = TypeVar("T")
 BATCH_NUM_SAMPLES: Final = "batch_num_samples"
 """In the state of an :class:`EpisodeReader`: the budget of a batch, on which the make-up of batches depends."""
 
+NUM_UTTERANCES: Final = "num_utterances"
+"""In the state of an :class:`EpisodeReader`: the utterances of each source."""
+
 
 @final
 class EpisodeReader(DataReader[T], Closable):
@@ -92,6 +95,7 @@ class EpisodeReader(DataReader[T], Closable):
             "positions": [list(p) for p in self._state.positions],
             "batches_per_pass": list(self._state.batches_per_pass),
             BATCH_NUM_SAMPLES: self._planner.batch_num_samples,
+            NUM_UTTERANCES: list(self._planner.num_utterances),
         }
 
     @override
@@ -112,7 +116,7 @@ class EpisodeReader(DataReader[T], Closable):
             )
 
         num_samples = state_dict.get(BATCH_NUM_SAMPLES, self._planner.batch_num_samples)
-        # Older versions did not save these, and could not go on with batches of another size.
+        # Older versions did not save these.
         batches_per_pass = state_dict.get("batches_per_pass", self._initial_state.batches_per_pass)
 
         assert isinstance(batches_per_pass, (list, tuple))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK_NUM_DRAWS: Final = 12
+_MIN_BLOCK_NUM_DRAWS: Final = 12
 _GOLDEN_RATIO: Final = (5**0.5 - 1) / 2
 
 
@@ -17,9 +18,9 @@ class SourceSchedule:
     """Derives the sources of every outer step from one seed, so that all ranks agree without a word.
 
     Either all sources in each step, or a number of draws by ``p_i ~ n_i^alpha``. The draws are stratified (systematic
-    sampling, a dozen at a time, in random order): a source may have its turn twice in a step and none in the next, but
-    how often it has had it is off by a few turns at most, never by the square root of their number, so that a small
-    source is passed over as often as its share says.
+    sampling, some turns of each at a time, in random order): a source may have its turn twice in a step and none in the
+    next, but how often it has had it is off by a few turns at most, never by the square root of their number, so that a
+    small source is passed over as often as its share says.
     """
 
     def __init__(
@@ -36,6 +37,12 @@ class SourceSchedule:
         self._probabilities = weights / weights.sum()
         self._upper_bounds = np.cumsum(self._probabilities)[:-1]
         self._num_per_step = num_per_step
+
+        # Sources that share a stratum never meet within a block, so blocks are long, and steps may lie across two.
+        self._block_num_draws = max(_MIN_BLOCK_NUM_DRAWS, 4 * len(weights))
+        while math.gcd(self._block_num_draws, num_per_step or 1) > 1:
+            self._block_num_draws += 1
+
         self._seed = seed
 
     def sources_at(self, step_nr: int) -> tuple[int, ...]:
@@ -43,25 +50,24 @@ class SourceSchedule:
 
         :param step_nr: From 1.
         """
-        num_sources = len(self._probabilities)
+        num_draws = self._num_per_step
 
-        if self._num_per_step is None:
-            return tuple(range(num_sources))
+        if num_draws is None:
+            return tuple(range(len(self._probabilities)))
 
-        first, last = (step_nr - 1) * self._num_per_step, step_nr * self._num_per_step - 1
-        first_block, last_block = first // _BLOCK_NUM_DRAWS, last // _BLOCK_NUM_DRAWS
+        block_nr, begin = divmod((step_nr - 1) * num_draws, self._block_num_draws)
+        num_blocks = -(-(begin + num_draws) // self._block_num_draws)
 
-        draws = np.concatenate([self._draw(n) for n in range(first_block, last_block + 1)])
-        begin = first - first_block * _BLOCK_NUM_DRAWS
+        draws = np.concatenate([self._draw_block(block_nr + i) for i in range(num_blocks)])
 
-        return tuple(sorted(draws[begin : begin + self._num_per_step].tolist()))
+        return tuple(sorted(draws[begin : begin + num_draws].tolist()))
 
-    def _draw(self, block_nr: int) -> npt.NDArray[np.intp]:
+    def _draw_block(self, block_nr: int) -> npt.NDArray[np.intp]:
         start = np.random.default_rng([self._seed, 0x5C4ED]).random()
 
         # What a block gives a source too much, those after it give it less, by the steps of the golden ratio.
         offset = (start + block_nr * _GOLDEN_RATIO) % 1.0
-        points = (np.arange(_BLOCK_NUM_DRAWS) + offset) / _BLOCK_NUM_DRAWS
+        points = (np.arange(self._block_num_draws) + offset) / self._block_num_draws
 
         rng = np.random.default_rng([self._seed, 0x5C4ED, block_nr])
 

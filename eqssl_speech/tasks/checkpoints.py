@@ -283,10 +283,10 @@ class TrustedCheckpointManager(CheckpointManager):
     def _load(
         self, step_nr: int, load: Callable[[CheckpointManager | ReshardingLoader], None]
     ) -> None:
-        is_same = RankLayout.of_checkpoint(self._step_dir(step_nr)) == self._layout
         failure: Exception | None = None
 
         try:
+            is_same = RankLayout.of_checkpoint(self._step_dir(step_nr)) == self._layout
             load(self._manager if is_same else self._resharding)
         except Exception as ex:
             failure = ex

@@ -9,6 +9,7 @@ from fairseq2.logging import log
 from fairseq2.recipe.component import ComponentManager
 from fairseq2.recipe.config import (
     AdamWConfig,
+    CosineAnnealingLRConfig,
     LRSchedulerSection,
     OptimizerSection,
     PolynomialDecayLRConfig,
@@ -50,15 +51,19 @@ def check_optimizer(section: OptimizerSection) -> None:
 
 
 def check_warm_up(section: LRSchedulerSection, num_steps: int | None) -> None:
-    """Find out whether the learning rate has risen before the run is over.
+    """Find out whether a learning rate that falls to the end of the run has risen before.
 
-    :raises InputError: If not; the host finds that later, and names a key that there is not.
+    :raises InputError: If not; the host finds that later or not at all, and names a key that there is not.
     """
     config = section.config
-    if not isinstance(config, PolynomialDecayLRConfig) or num_steps is None:
+
+    if not isinstance(config, (PolynomialDecayLRConfig, CosineAnnealingLRConfig)):
         return
 
-    if config.num_warmup_steps >= num_steps:
+    if isinstance(config, CosineAnnealingLRConfig) and config.cycle_len is not None:
+        return
+
+    if num_steps is not None and config.num_warmup_steps >= num_steps:
         raise InputError(
             f"`lr_scheduler.config.num_warmup_steps` is {config.num_warmup_steps}, but the run has only {num_steps} "
             "updates (`regime.num_steps`): lower the one or raise the other."

@@ -35,6 +35,7 @@ _FREE_KEYS: Final = (
     "trainer.fsdp.granularity",
     "trainer.fsdp.hybrid",
     "trainer.fsdp.reshard_after_forward",
+    "trainer.grad_accumulation.no_sync",
     "validation.",
     "dataset.on_dead_source",
     *(
@@ -43,8 +44,8 @@ _FREE_KEYS: Final = (
         for key in ("on_divergence", "max_inner_loss_rise", "max_num_non_finite")
     ),
 )
-"""What a resumed run may change: how long, how often and how it is watched, how fast (but for rounding, the numbers are
-the same), and what is done about what goes wrong."""
+"""What a resumed run may change: how long, how often and how it is watched, how fast and by which processes (but for
+rounding, the numbers are the same), and what is done about what goes wrong."""
 
 _FIXED_KEYS: Final = ("validation.max_num_utterances",)
 """What it may not for all that: scores of different utterances cannot be compared, and the best checkpoint is chosen by

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 import torch
 from fairseq2.gang import Gangs
 from fairseq2.logging import log
 from fairseq2.typing import Stateful
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from eqssl_speech.data.readers import BATCH_NUM_SAMPLES
+from eqssl_speech.data.readers import BATCH_NUM_SAMPLES, NUM_UTTERANCES
 from eqssl_speech.host import get_metric_bag
-from eqssl_speech.models.checkpoint import merge_shards
+from eqssl_speech.models.checksums import DamagedFileError
 from eqssl_speech.tasks.checkpoint_files import StateFileLoader
+
+_SHARD: Final = "pp_00/tp_00/sdp_"
 
 
 @final
@@ -35,10 +37,13 @@ class RankLayout:
 
     @staticmethod
     def of_checkpoint(step_dir: Path) -> RankLayout:
-        """Return the layout of the ranks that wrote a checkpoint."""
+        """Return the layout of the ranks that wrote a checkpoint.
+
+        :raises DamagedFileError: If what one of them has written is missing.
+        """
         return RankLayout(
-            len(list((step_dir / "trainer").glob("rank_*.pt"))),
-            len(list((step_dir / "model/pp_00/tp_00").glob("sdp_*.pt"))),
+            _count_ranks(step_dir, "trainer/rank_", "data_reader/dp_"),
+            _count_ranks(step_dir, f"model/{_SHARD}", f"optimizer/{_SHARD}"),
         )
 
     @staticmethod
@@ -47,7 +52,7 @@ class RankLayout:
         return RankLayout(gangs.root.size, gangs.sdp.size)
 
     def __str__(self) -> str:
-        num_replicas = self.num_ranks // max(self.num_shards, 1)
+        num_replicas = self.num_ranks // self.num_shards
 
         return f"{self.num_ranks} process(es) ({num_replicas} replica(s) of {self.num_shards})"
 
@@ -101,45 +106,50 @@ class ReshardingLoader:
                 metric.merge_state([other])
 
     def load_model_state(self, step_nr: int, model: Stateful) -> None:
-        """Load this rank's part of the parameters, and the buffers."""
-        merged = merge_shards(self._load_shards(step_nr, "model"))
+        """Load this rank's part of the parameters, and the buffers, which all ranks have whole."""
+        shards = self._load_shards(step_nr, "model")
         present = cast(dict[str, Tensor], model.state_dict())
 
-        model.load_state_dict(
-            {n: self._take_part(t, present[n]) if n in present else t for n, t in merged.items()}
-        )
+        state = {}
+
+        for name, first in shards[0].items():
+            part = self._take_part([shard[name] for shard in shards]) if first.dim() > 0 else first
+
+            # What fits neither way, the model refuses.
+            is_part = name in present and part.shape == present[name].shape
+            state[name] = part if is_part else first
+
+        model.load_state_dict(state)
 
     def load_optimizer_state(self, step_nr: int, optimizer: Stateful) -> None:
         """Load this rank's part of the optimizer's state."""
-        first, *others = self._load_shards(step_nr, "optimizer")
+        shards = self._load_shards(step_nr, "optimizer")
+        state = shards[0]
 
         groups = cast(Optimizer, optimizer).param_groups
 
         for number, parameter in enumerate(p for group in groups for p in group["params"]):
-            for name, value in first["state"].get(number, {}).items():
-                values = [value, *(shard["state"][number][name] for shard in others)]
+            for name, value in state["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.dim() > 0:
+                    if value.shape != parameter.shape:
+                        raise DamagedFileError(
+                            f"{self._step_dir(step_nr) / 'optimizer'}: holds the state of another model, or of one "
+                            "that was sharded in a way that cannot be read"
+                        )
 
-                first["state"][number][name] = _fit(values, parameter)
+                    values = [shard["state"][number][name] for shard in shards]
+                    state["state"][number][name] = self._take_moment(values, parameter)
 
-        optimizer.load_state_dict(first)
+        optimizer.load_state_dict(state)
 
     def load_data_reader_state(self, step_nr: int, data_reader: Stateful) -> None:
         """Load where the sources are in their passes, and say what is not to the last bit as it would have been."""
-        present = data_reader.state_dict()[BATCH_NUM_SAMPLES]
+        present = data_reader.state_dict()
 
         # All ranks have the same.
         state = self._load(step_nr, "data_reader/dp_00.pt")
 
         data_reader.load_state_dict(state)
-
-        what = "sums over ranks are rounded in another order"
-
-        before = state.get(BATCH_NUM_SAMPLES, present)
-        if before != present:
-            what = (
-                f"a batch has {present} samples instead of {before}, so that utterances are put together in another "
-                f"way, from the same part of each pass on, and {what}"
-            )
 
         log.warning(
             "Step {} was written by {}; {} go on with the same states and the same schedule of sources, but not to the "
@@ -147,7 +157,7 @@ class ReshardingLoader:
             step_nr,
             self._layout(step_nr),
             RankLayout.of_gangs(self._gangs),
-            what,
+            _describe_changes(state, present),
         )
 
     def _layout(self, step_nr: int) -> RankLayout:
@@ -163,40 +173,72 @@ class ReshardingLoader:
         num_shards = self._layout(step_nr).num_shards
 
         return [
-            self._load(step_nr, f"{kind}/pp_00/tp_00/sdp_{shard:02d}.pt")
-            for shard in range(num_shards)
+            self._load(step_nr, f"{kind}/{_SHARD}{shard:02d}.pt") for shard in range(num_shards)
         ]
 
-    def _take_part(self, whole: Tensor, present: Tensor) -> Tensor:
-        """
-        :param whole: A parameter or buffer.
-        :param present: What this rank has of it.
-        """
-        if present.shape == whole.shape:
-            return whole
+    def _take_part(self, shards: Sequence[Tensor]) -> Tensor:
+        """Put a parameter together and take this rank's part of it."""
+        whole = torch.cat(list(shards))
 
         # As torch.chunk() does; the last ranks may have less, or nothing.
         size = -(-whole.size(0) // self._gangs.sdp.size)
 
-        return whole[self._gangs.sdp.rank * size :][:size]
+        part = whole[self._gangs.sdp.rank * size :][:size]
+
+        # A view would keep the whole in memory.
+        return whole if part.shape == whole.shape else part.clone()
+
+    def _take_moment(self, values: Sequence[Tensor], parameter: Tensor) -> Tensor:
+        if isinstance(values[0], DTensor):
+            values = [v.to_local() if isinstance(v, DTensor) else v for v in values]
+        else:
+            values = values[:1]
+
+        part = self._take_part(values)
+
+        if not isinstance(parameter, DTensor):
+            return part
+
+        return DTensor.from_local(
+            part.to(parameter.device),
+            parameter.device_mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
 
 
-def _fit(values: Sequence[Any], parameter: Tensor) -> Any:
-    """Make a parameter's value in the state of an optimizer of the values of all shards."""
-    value = values[0]
+def _count_ranks(step_dir: Path, *prefixes: str) -> int:
+    files = [sorted(step_dir.glob(f"{prefix}*.pt")) for prefix in prefixes]
+    num_ranks = max(1, *(len(found) for found in files))
 
-    if isinstance(value, DTensor):
-        value = torch.cat([v.to_local() for v in values])
+    for prefix, found in zip(prefixes, files, strict=True):
+        expected = [step_dir / f"{prefix}{rank:02d}.pt" for rank in range(num_ranks)]
 
-    if not isinstance(parameter, DTensor):
-        return value
+        if missing := sorted(set(expected) - set(found)):
+            raise DamagedFileError(f"{missing[0]}: is missing")
 
-    if not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
+    return num_ranks
 
-    return distribute_tensor(
-        value.to(parameter.device),
-        parameter.device_mesh,
-        parameter.placements,
-        src_data_rank=None,  # All ranks have read the same.
-    )
+
+def _describe_changes(before: dict[str, Any], present: dict[str, Any]) -> str:
+    what = "sums over ranks are rounded in another order"
+
+    if BATCH_NUM_SAMPLES not in before:
+        return f"{what}, and if batches have another size than they had (an older version did not say), they differ"
+
+    was, now = before[BATCH_NUM_SAMPLES], present[BATCH_NUM_SAMPLES]
+
+    if was != now:
+        what = (
+            f"a batch has {now} samples instead of {was}, so that utterances are put together in another way, from the "
+            f"same part of each pass on, and {what}"
+        )
+
+    was, now = sum(before[NUM_UTTERANCES]), sum(present[NUM_UTTERANCES])
+
+    if was != now:
+        what = f"{now} utterances fit into a batch of that size, and {was} did before; {what}"
+
+    return what

@@ -23,11 +23,12 @@ from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.nn.data_parallel import get_data_parallel_facade
 from fairseq2.utils.threading import _StandardThreadPool
 from replicas_worker import make_gangs, wrap
+from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.optim import AdamW
 
 from eqssl_speech.criteria.metrics import LostEpisodes
-from eqssl_speech.data.readers import BATCH_NUM_SAMPLES
+from eqssl_speech.data.readers import BATCH_NUM_SAMPLES, NUM_UTTERANCES
 from eqssl_speech.models.wav2vec2 import prepare_model
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.checkpoints import TrustedCheckpointManager
@@ -65,7 +66,7 @@ class Reader:
     """Where each source is in its passes."""
 
     def __init__(self) -> None:
-        self.state: dict[str, object] = {BATCH_NUM_SAMPLES: 16_000}
+        self.state: dict[str, object] = {BATCH_NUM_SAMPLES: 16_000, NUM_UTTERANCES: [3, 50]}
 
     def state_dict(self) -> dict[str, object]:
         return self.state
@@ -107,6 +108,13 @@ def main(mode: str, directory: Path) -> None:
         manager.load_model_state(step_nr, facade)
         manager.load_optimizer_state(step_nr, optimizer)
         manager.load_data_reader_state(step_nr, reader)
+
+        for state in optimizer.state.values():
+            for value in state.values():
+                part = value.to_local() if isinstance(value, DTensor) else value
+
+                # Not a view of the whole.
+                assert part.untyped_storage().nbytes() == part.nbytes
 
     manager.save_checkpoint(step_nr + 1, trainer, facade, optimizer, reader, blocking=True)
     manager.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -67,12 +67,20 @@ def test_a_source_has_had_its_share_of_turns_at_any_time(num_per_step: int, seed
         assert np.abs(counts - np.array(schedule.shares) * num_per_step * step).max() < 5
 
 
-def test_any_two_sources_meet_in_a_step() -> None:
-    schedule = SourceSchedule([1.0] * 4, num_per_step=2, alpha=0.5, seed=3)
+@pytest.mark.parametrize(("num_sources", "num_per_step"), [(4, 2), (24, 4), (25, 12)])
+def test_any_two_sources_meet_in_a_step(num_sources: int, num_per_step: int) -> None:
+    durations_s = np.random.default_rng(0).uniform(1.0, 3.0, num_sources)
+    schedule = SourceSchedule(durations_s, num_per_step=num_per_step, alpha=1.0, seed=3)
 
-    pairs = {schedule.sources_at(step) for step in range(1, 200)}
+    pairs = Counter(
+        pair for step in range(1, 4000) for pair in combinations(schedule.sources_at(step), 2)
+    )
 
-    assert pairs == set(combinations_with_replacement(range(4), 2))
+    expected = 4000 * num_per_step * (num_per_step - 1) * np.outer(schedule.shares, schedule.shares)
+
+    # Neighbours, and a source with itself, meet less often than independent draws would.
+    for pair in combinations_with_replacement(range(num_sources), 2):
+        assert 0.3 * expected[pair] / (1 + (pair[0] == pair[1])) < pairs[pair] < 2 * expected[pair]
 
 
 def test_step_has_as_many_draws_as_asked_for_with_repetitions() -> None:

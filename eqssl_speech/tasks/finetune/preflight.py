@@ -67,6 +67,12 @@ def check_config(config: FinetuneConfig) -> None:
             "`dataset.batches_per_source`."
         )
 
+    if config.trainer.data_parallelism == "fsdp" and config.trainer.fsdp.version != "v2":
+        raise InputError(
+            f"`trainer.fsdp.version` is '{config.trainer.fsdp.version}', whose checkpoints no other number of "
+            "processes could read: set it to 'v2'."
+        )
+
     if config.model.dtype == torch.float16:
         raise InputError(
             "`model.dtype` is float16, in which the loss cannot be summed: leave it at float32 and set "
