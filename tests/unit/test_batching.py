@@ -120,6 +120,17 @@ def test_what_is_left_over_is_filled_up_without_shorter_crops() -> None:
     assert fill_group([2], np.array([4, 3]), lengths, replace(size, num_samples=31)) == [2, 3, 4, 3]
 
 
+def test_what_is_drawn_is_not_filled_up() -> None:
+    lengths = np.array([50, 40, 30, 9, 8])
+    size = BatchSize(num_samples=30, max_num_samples=100)
+
+    for seed in range(20):
+        stream = BatchStream(lengths, size, seed=seed, key=1, weights=np.ones(5))
+
+        for plan in chain.from_iterable(read_passes(stream, 20)):
+            assert size.num_samples - len(plan.crops) < len(plan.crops) * plan.num_samples
+
+
 def test_what_is_left_over_keeps_crops_long_enough() -> None:
     size = BatchSize(num_samples=30, max_num_samples=100, min_num_samples=10)
 

@@ -100,6 +100,21 @@ def test_what_is_damaged_too_is_not_offered(directory: Path) -> None:
         make_manager(directory)
 
 
+@pytest.mark.parametrize("name", ["data_reader/dp_00", "optimizer/pp_00/tp_00/sdp_00"])
+def test_a_rank_whose_file_is_missing_is_not_taken_for_none(tmp_path: Path, name: str) -> None:
+    parts = make_parts(2)
+    write_as_older_version(tmp_path, 2, parts)
+
+    manager = make_manager(tmp_path)
+
+    # Nobody else can know: there are no checksums.
+    file = tmp_path / "step_2" / f"{name}.pt"
+    file.rename(file.with_name("elsewhere"))
+
+    with pytest.raises(InputError, match=rf"{file}: is missing; put a copy of it there"):
+        manager.load_model_state(2, parts[1])
+
+
 def test_a_checkpoint_whose_states_are_all_gone_is_not_taken_for_a_model(directory: Path) -> None:
     shutil.rmtree(directory / "step_6" / "trainer")
 

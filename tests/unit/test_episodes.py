@@ -27,12 +27,17 @@ SIZE = BatchSize(num_samples=64_000, max_num_samples=40_000)
 
 
 def make_planner(
-    *, num_per_step: int | None = None, num_batches: int = 2, seed: int = 2, **layout: int
+    *,
+    num_per_step: int | None = None,
+    num_batches: int = 2,
+    seed: int = 2,
+    size: BatchSize = SIZE,
+    **layout: int,
 ) -> EpisodePlanner:
     rng = np.random.default_rng(1)
 
     streams = [
-        BatchStream(rng.integers(16_000, 60_000, 40 + 30 * i), SIZE, seed=seed, key=i)
+        BatchStream(rng.integers(16_000, 60_000, 40 + 30 * i), size, seed=seed, key=i)
         for i in range(NUM_SOURCES)
     ]
 
@@ -169,6 +174,31 @@ def test_state_at_the_end_of_a_step_is_the_one_its_last_episode_carries() -> Non
         end_of_step = plans[-1].end_of_step
 
     assert end_of_step == planner.state
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_planner_with_batches_of_another_size_is_as_far_in_every_pass(factor: float) -> None:
+    first = make_planner()
+    take(first, 7)
+    state = first.state
+
+    size = replace(SIZE, num_samples=int(SIZE.num_samples * factor))
+    other = make_planner(size=size)
+    other.state = converted = other.convert(state)
+
+    assert converted.step_nr == 7
+    assert {len(set(s.positions)) for s in (state, converted)} == {NUM_SOURCES}
+
+    for (was_pass, was), (is_pass, now), num_was, num_now in zip(
+        state.positions, converted.positions, state.batches_per_pass, converted.batches_per_pass
+    ):
+        assert 0 < was < num_was != num_now
+        assert is_pass == was_pass
+        assert now / num_now == pytest.approx(was / num_was, abs=0.5 / num_now)
+
+    # What was read is not read again, but for what the other batches have in common with it.
+    assert len(take(other, 1)[0]) == other.num_episodes
+    assert other.state.step_nr == 8
 
 
 @pytest.mark.parametrize(

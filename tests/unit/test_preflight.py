@@ -7,6 +7,8 @@ import torch
 from fairseq2.world_info import WorldInfo
 
 from eqssl_speech.error import InputError
+from eqssl_speech.tasks.finetune.config import FinetuneConfig
+from eqssl_speech.tasks.finetune.preflight import check_config as check_finetune_config
 from eqssl_speech.tasks.pretrain.config import EquilibriumSection, PretrainConfig
 from eqssl_speech.tasks.pretrain.preflight import check_config, replica_size
 
@@ -83,3 +85,12 @@ def test_replica_is_as_large_as_what_shares_parameters(
     world = WorldInfo(rank=0, size=num_ranks, local_rank=0, local_size=local_size)
 
     assert replica_size(make_config(**settings), world) == expected
+
+
+def test_fine_tuning_refuses_shards_that_no_other_number_of_processes_could_read() -> None:
+    config = FinetuneConfig()
+    config.trainer.data_parallelism = "fsdp"
+    config.trainer.fsdp.version = "v1"
+
+    with pytest.raises(InputError, match=r"`trainer.fsdp.version` is 'v1'.*set it to 'v2'"):
+        check_finetune_config(config)
