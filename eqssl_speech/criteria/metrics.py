@@ -18,6 +18,20 @@ _NATS_PER_BIT: Final = math.log(2.0)
 
 
 @final
+class RunningMean(Mean):
+    """A mean that is 0 where there is nothing to take it of, which torcheval's is too, but not without a warning: a
+    source need not have had its turn since the last reset."""
+
+    weighted_sum: Tensor
+    weights: Tensor
+
+    @override
+    @torch.inference_mode()
+    def compute(self) -> Tensor:
+        return self.weighted_sum / self.weights if self.weights else torch.zeros_like(self.weights)
+
+
+@final
 class CodeShare(Metric[Tensor]):
     """The share of codes that were chosen at least once since the last reset. *Range:* [0, 1]."""
 
@@ -140,7 +154,7 @@ class SourceMetrics:
         :param num_codes: The number of codes over all codebooks.
         """
         for name in _MEANS:
-            self._bag.add(self._key(name), Mean())
+            self._bag.add(self._key(name), RunningMean())
 
         for name in _SUMS:
             self._bag.add(self._key(name), Sum())
@@ -178,8 +192,8 @@ class SourceMetrics:
         """The episodes that contributed nothing."""
         return self._bag.get(self._key(_LOST), LostEpisodes)
 
-    def _mean(self, name: str) -> Mean:
-        return self._bag.get(self._key(name), Mean)
+    def _mean(self, name: str) -> RunningMean:
+        return self._bag.get(self._key(name), RunningMean)
 
     def _key(self, name: str) -> str:
         # The trainer keeps metrics over resets whose names begin so.

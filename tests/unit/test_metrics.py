@@ -217,3 +217,18 @@ def test_macro_average_weighs_sources_alike_and_leaves_out_those_without() -> No
     assert macro_average(rows, "loss") == 2.5
     assert macro_average(rows, "gain") == 0.5
     assert macro_average(rows, "accuracy") is None
+
+
+def test_means_and_counts_of_nothing_are_zero_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bag, metrics = make_bag()
+
+    metrics["ru"].update_plain(make_output(num_targets=4, loss_bits=2.0))
+
+    values = {name: metric.compute() for name, metric in bag.metrics.items()}
+
+    assert float(values["plain_loss@ru"]) == pytest.approx(2.0)
+    assert float(values["accuracy@ru"]) == 0.0
+    assert float(values["plain_loss@x-ru"]) == 0.0
+    assert not caplog.records

@@ -8,7 +8,7 @@ from typing import Final, final
 
 import torch
 from fairseq2.logging import log
-from fairseq2.metrics import Mean, MetricBag, Sum
+from fairseq2.metrics import MetricBag, Sum
 from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.trainer import TrainUnit
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from eqssl_speech.criteria.ctc import CtcCriterion, CtcOutput
+from eqssl_speech.criteria.metrics import RunningMean
 from eqssl_speech.data.transcribed import TranscribedBatch, TranscribedUtterances
 from eqssl_speech.tasks.finetune.weighting import SourceWeighting
 
@@ -67,12 +68,12 @@ class FinetuneUnit(TrainUnit[TranscribedBatch]):
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         for source_name in self._sources:
             for name in _MEANS:
-                metric_bag.add(f"{name}@{source_name}", Mean())
+                metric_bag.add(f"{name}@{source_name}", RunningMean())
 
             for name in _SUMS:
                 metric_bag.add(f"total_{name}@{source_name}", Sum())
 
-        metric_bag.add("ctc_loss", Mean())
+        metric_bag.add("ctc_loss", RunningMean())
         metric_bag.add("audio_seconds", Sum())
         metric_bag.add("total_audio_seconds", Sum())
 
@@ -146,9 +147,9 @@ class FinetuneUnit(TrainUnit[TranscribedBatch]):
 
         weight = max(output.num_counted_labels, 1)
 
-        metric_bag.get("ctc_loss", Mean).update(loss)
-        metric_bag.get(f"ctc_loss@{name}", Mean).update(loss, weight=weight)
-        metric_bag.get(f"blank_share@{name}", Mean).update(
+        metric_bag.get("ctc_loss", RunningMean).update(loss)
+        metric_bag.get(f"ctc_loss@{name}", RunningMean).update(loss, weight=weight)
+        metric_bag.get(f"blank_share@{name}", RunningMean).update(
             output.blank_share, weight=int(output.num_frames.sum())
         )
 

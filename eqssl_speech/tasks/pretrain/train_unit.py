@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Final, final
 
 import torch
-from fairseq2.metrics import Mean, MetricBag, Sum
+from fairseq2.metrics import MetricBag, Sum
 from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.trainer import TrainUnit
 from torch import Tensor
@@ -15,7 +15,12 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from eqssl_speech.criteria.base import Criterion
-from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
+from eqssl_speech.criteria.metrics import (
+    RunningMean,
+    SourceMetrics,
+    macro_average,
+    split_by_source,
+)
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EpisodeError, EquilibriumOptimizer, GradientSketch
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss, EpisodeResult
@@ -84,7 +89,7 @@ class PretrainUnit(TrainUnit[Episode]):
 
         # In every regime the same, so that a checkpoint of one resumes in another.
         for name in _REGIME_METRICS:
-            metric_bag.add(name, Mean())
+            metric_bag.add(name, RunningMean())
 
     @override
     def set_step_nr(self, step_nr: int) -> None:
@@ -156,7 +161,7 @@ class PretrainUnit(TrainUnit[Episode]):
         def update_cosine() -> None:
             cosine = sketch.mean_cosine()
             if cosine is not None:
-                metric_bag.get("source_grad_cosine", Mean).update(cosine)
+                metric_bag.get("source_grad_cosine", RunningMean).update(cosine)
 
         is_last = self._episode_nr == self._num_episodes
 
@@ -181,8 +186,8 @@ class PretrainUnit(TrainUnit[Episode]):
         metric_bag.get("total_audio_seconds", Sum).update(duration_s)
 
         if result.inner_grad_norms is not None:
-            metric_bag.get("inner_grad_norm", Mean).update(result.inner_grad_norms.mean())
-            metric_bag.get("inner_lr", Mean).update(self._inner_lr * inner_lr_scale)
+            metric_bag.get("inner_grad_norm", RunningMean).update(result.inner_grad_norms.mean())
+            metric_bag.get("inner_lr", RunningMean).update(self._inner_lr * inner_lr_scale)
 
     @override
     def process_metric_values(self, values: MutableMapping[str, object]) -> None:
