@@ -14,6 +14,7 @@ from fairseq2.file_system import LocalFileSystem
 from fairseq2.gang import create_fake_gangs
 from fairseq2.utils.threading import ThreadPool
 
+from eqssl_speech.data.readers import BATCH_NUM_SAMPLES, NUM_UTTERANCES
 from eqssl_speech.tasks.checkpoints import TrustedCheckpointManager
 
 
@@ -69,7 +70,7 @@ def make_parts(seed: int) -> list[Part]:
         Part({"_step_nr": seed, "rng": [generator.get_state()], "groups": OrderedDict(a=[0.5, seed])}),
         Part({"weight": weight}),
         Part({"state": {0: {"exp_avg": weight / 2, "step": torch.tensor(seed)}}}),
-        Part({"step_nr": seed, "positions": [[seed, 2]]}),
+        Part({"step_nr": seed, "positions": [[seed, 2]], BATCH_NUM_SAMPLES: 800, NUM_UTTERANCES: [3, 50]}),
     ]  # fmt: skip
 
 

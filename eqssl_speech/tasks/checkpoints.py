@@ -278,13 +278,13 @@ class TrustedCheckpointManager(CheckpointManager):
 
     @override
     def load_data_reader_state(self, step_nr: int, data_reader: Stateful) -> None:
-        self._load(step_nr, lambda loader: loader.load_data_reader_state(step_nr, data_reader))
+        # It says what has changed, even if the layout has not.
+        self._load(step_nr, lambda _: self._resharding.load_data_reader_state(step_nr, data_reader))
 
     def _load(
         self, step_nr: int, load: Callable[[CheckpointManager | ReshardingLoader], None]
     ) -> None:
         failure: Exception | None = None
-
         try:
             is_same = RankLayout.of_checkpoint(self._step_dir(step_nr)) == self._layout
             load(self._manager if is_same else self._resharding)

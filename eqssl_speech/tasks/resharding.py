@@ -144,21 +144,32 @@ class ReshardingLoader:
 
     def load_data_reader_state(self, step_nr: int, data_reader: Stateful) -> None:
         """Load where the sources are in their passes, and say what is not to the last bit as it would have been."""
-        present = data_reader.state_dict()
+        present = cast(dict[str, Any], data_reader.state_dict())
 
         # All ranks have the same.
         state = self._load(step_nr, "data_reader/dp_00.pt")
 
         data_reader.load_state_dict(state)
 
-        log.warning(
-            "Step {} was written by {}; {} go on with the same states and the same schedule of sources, but not to the "
-            "last bit as those would have: {}.",
-            step_nr,
-            self._layout(step_nr),
-            RankLayout.of_gangs(self._gangs),
-            _describe_changes(state, present),
-        )
+        before, now = self._layout(step_nr), RankLayout.of_gangs(self._gangs)
+
+        if before != now:
+            log.warning(
+                "Step {} was written by {}; {} go on with the same states and the same schedule of sources, but not to "
+                "the last bit as those would have: {}.",
+                step_nr,
+                before,
+                now,
+                _describe_changes(state, present),
+            )
+        elif state.get(NUM_UTTERANCES, present[NUM_UTTERANCES]) != present[NUM_UTTERANCES]:
+            log.warning(
+                "There are {} utterances to train on, and there were {} when step {} was written, so that the run does "
+                "not go on to the last bit as it would have: the sources are passed over in another order.",
+                sum(present[NUM_UTTERANCES]),
+                sum(state[NUM_UTTERANCES]),
+                step_nr,
+            )
 
     def _layout(self, step_nr: int) -> RankLayout:
         return RankLayout.of_checkpoint(self._step_dir(step_nr))

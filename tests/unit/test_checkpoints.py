@@ -20,6 +20,7 @@ from checkpoint_parts import (
 )
 from fairseq2.file_system import LocalFileSystem
 
+from eqssl_speech.data.readers import NUM_UTTERANCES
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checksums import find_damage, read_checksums
 from eqssl_speech.tasks.errors import CheckpointSaveError
@@ -98,6 +99,23 @@ def test_what_is_damaged_too_is_not_offered(directory: Path) -> None:
 
     with pytest.raises(InputError, match="again to start from the beginning, as no checkpoint"):
         make_manager(directory)
+
+
+def test_a_corpus_that_has_changed_is_mentioned(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager, reader = make_manager(directory), make_parts(6)[3]
+
+    manager.load_data_reader_state(6, reader)
+    assert not caplog.records
+
+    reader.state[NUM_UTTERANCES] = [3, 49]
+    manager.load_data_reader_state(6, reader)
+
+    (record,) = caplog.records
+    assert (
+        "There are 52 utterances to train on, and there were 53 when step 6" in record.getMessage()
+    )
 
 
 @pytest.mark.parametrize("name", ["data_reader/dp_00", "optimizer/pp_00/tp_00/sdp_00"])
