@@ -60,6 +60,8 @@ def test_two_processes_equal_one_on_the_same_episodes(
     assert moved > 1e-3, "the parameters hardly moved, so the comparison says nothing"
 
 
+# The same is counted for all ways of sharing the work in test_replicas.py.
+@pytest.mark.slow
 def test_inner_steps_send_nothing(tmp_path, torchrun):
     worker = Path(__file__).with_name("collectives_worker.py")
     output = tmp_path / "counts.json"

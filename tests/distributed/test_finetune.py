@@ -61,7 +61,7 @@ def test_two_processes_give_the_validation_of_one(
 @pytest.mark.parametrize(
     "overrides",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"weighting.method": "ctc_dro", "weighting.step_size": 0.01},
     ],
     ids=["average", "ctc_dro"],

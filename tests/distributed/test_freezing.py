@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 
+@pytest.mark.slow
 def test_two_processes_freeze_thaw_and_learn_as_one(tmp_path, torchrun):
     worker = str(Path(__file__).with_name("freezing_worker.py"))
     env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -196,6 +196,7 @@ def test_directory_of_another_run_is_refused_and_left_as_it_is(corpus, pretrain)
     assert "Resuming from step 2" in longer.output
 
 
+@pytest.mark.slow
 def test_a_section_that_was_null_is_not_taken_for_one_of_defaults(corpus, pretrain):
     settings = SETTINGS | {"dataset.corpus": corpus}
 
