@@ -34,6 +34,7 @@ def list_validations(run: Run) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_validation_of_one(
     tmp_path: Path, tokenizer: Path, torchrun: list[str]
 ) -> None:

@@ -46,7 +46,8 @@ def read_lost(run: Run) -> list[dict[str, dict[str, int]]]:
     ]
 
 
-@pytest.mark.parametrize("parallelism", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
 def test_numbers_gone_wrong_on_one_process(tmp_path, torchrun, parallelism):
     run = start(tmp_path / "out", torchrun, "numbers", trainer__data_parallelism=parallelism)
 

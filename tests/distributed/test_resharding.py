@@ -92,17 +92,10 @@ def assert_nothing_lost(directory: Path, step_nr: int) -> None:
     assert len(generators) == len(states), "two ranks draw the same numbers"
 
 
-@pytest.mark.parametrize(
-    "layouts",
-    [
-        [("fsdp", 2), ("one", 1)],
-        pytest.param(
-            [("ddp", 2), ("fsdp", 3), ("one", 1), ("hybrid", 4), ("ddp", 3), ("fsdp", 2)],
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_states_are_the_same_however_they_are_dealt_out(tmp_path, layouts):
+@pytest.mark.slow
+def test_states_are_the_same_however_they_are_dealt_out(tmp_path):
+    layouts = [("ddp", 2), ("fsdp", 3), ("one", 1), ("hybrid", 4), ("ddp", 3), ("fsdp", 2)]
+
     for number, (mode, num_processes) in enumerate(layouts, start=1):
         output = reload(tmp_path, mode, num_processes)
 
