@@ -1,10 +1,12 @@
 """Make ``recipes/quickstart/corpus``: the speech sample that ships with the repository.
 
     python tools/make_quickstart_corpus.py recipes/quickstart/corpus --cache DIRECTORY
+    python tools/make_quickstart_corpus.py recipes/quickstart/corpus --cache DIRECTORY --phones-only
 
 Needs a Debian or Ubuntu machine (apt-get and dpkg-deb; no root) and about 0.4 GB in the cache.
 The same packages give the same bytes with the same libsndfile, but for one recording: ``es-drascula/audio/273.ogg`` was
-chosen by the hash of its text as it was before ``º`` was read as a space, and would not be chosen now.
+chosen by the hash of its text as it was before ``º`` was read as a space, and would not be chosen now. The second
+command leaves recordings, manifests and text as they are, and writes the phone labels of what the manifests name.
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ from eqssl_speech.data.corpora.packages import fetch_package, package_fields, re
 from eqssl_speech.data.corpora.splits import assign_split, audio_digest, content_key
 from eqssl_speech.data.corpora.text import ClipFilter, normalize_text
 from eqssl_speech.data.corpus import DataSource, write_sources
-from eqssl_speech.data.manifest import ManifestEntry, replace_text, write_manifest
+from eqssl_speech.data.manifest import (
+    ManifestEntry,
+    read_manifest,
+    replace_text,
+    write_manifest,
+)
+from eqssl_speech.data.phones import phones_beside, write_phones
 
 #: Seconds of audio of a source, by split.
 BUDGET_S: Final = {"train": 230.0, "valid": 76.0}
@@ -58,6 +66,7 @@ class SampleSource:
     licence: str
     package: str
     list_clips: ListClips
+    has_phones: bool = False
 
 
 def _festvox(fetch: Callable[[str], Path]) -> list[Clip]:
@@ -77,7 +86,15 @@ _ACTED: Final = "acted dialogue"
 SOURCES: Final = tuple(
     SampleSource(*row)
     for row in (
-        ("ru-festvox", "ru", "studio reading", "BSD-like (festvox-ru)", "festvox-ru", _festvox),
+        (
+            "ru-festvox",
+            "ru",
+            "studio reading",
+            "BSD-like (festvox-ru)",
+            "festvox-ru",
+            _festvox,
+            True,
+        ),
         (
             "en-drascula-hero",
             "en",
@@ -164,11 +181,31 @@ def write_source(directory: Path, chosen: dict[str, list[Utterance]]) -> None:
     for split, utterances in chosen.items():
         entries = []
         for utterance in utterances:
-            name = f"audio/{utterance.clip_id.lower()}.ogg"
+            name = name_file(utterance.clip_id)
             write_vorbis(directory / name, utterance.samples)
             entries.append(ManifestEntry(name, len(utterance.samples)))
         write_manifest(directory / f"{split}.tsv", ".", entries)
         replace_text(directory / f"{split}.wrd", "".join(f"{u.text}\n" for u in utterances))
+
+
+def name_file(clip_id: str) -> str:
+    """Name the file of a clip, as manifests do."""
+    return f"audio/{clip_id.lower()}.ogg"
+
+
+def write_source_phones(directory: Path, clips: list[Clip]) -> None:
+    """Write the phone labels of what the manifests of a source name.
+
+    :param directory: folder of the source, with its manifests. Clips are neither trimmed nor cut, so that the times of
+        the package are those of the files.
+    :param clips: the recordings of the source, with their phones.
+    """
+    phones = {name_file(clip.clip_id): clip.phones for clip in clips}
+    for split in BUDGET_S:
+        manifest = read_manifest(directory / f"{split}.tsv")
+        write_phones(
+            phones_beside(manifest.file), manifest, [phones[e.path] for e in manifest.entries]
+        )
 
 
 def write_vorbis(file: Path, samples: npt.NDArray[np.float32]) -> None:
@@ -231,13 +268,15 @@ def write_notices(out: Path, package: str, cache: Path) -> None:
     :param cache: where the package was fetched to.
     """
     fields = package_fields(package, cache)
-    names = ", ".join(source.name for source in SOURCES if source.package == package)
+    sources = [source for source in SOURCES if source.package == package]
+    phones = "Their phone labels were rewritten as NIST's CTM.\n" if sources[0].has_phones else ""
+    names = ", ".join(source.name for source in sources)
     head = (
         f"Sources:         {names}\n"
         f"Debian package:  {package} {fields['Version']}\n"
         f"Source package:  {fields['Source']}\n\n"
         "THIS IS A MODIFIED VERSION. It holds a selection of the package's speech recordings, resampled to\n"
-        "16 kHz mono and compressed as Ogg Vorbis, and their text in lower case without punctuation.\n"
+        f"16 kHz mono and compressed as Ogg Vorbis, and their text in lower case without punctuation.\n{phones}"
         "Nothing else of the package is here. The notices of the package follow as they are.\n"
     )
     parts = [head]
@@ -257,9 +296,13 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, help="where packages are kept (default: a temporary directory)"
     )
+    parser.add_argument(
+        "--phones-only", action="store_true", help="write only the phone labels, and their notices"
+    )
     args = parser.parse_args()
+    make = make_phones if args.phones_only else make_sample
     with tempfile.TemporaryDirectory() as scratch:
-        make_sample(args.out, args.cache or Path(scratch))
+        make(args.out, args.cache or Path(scratch))
 
 
 def make_sample(out: Path, cache: Path) -> None:
@@ -273,8 +316,11 @@ def make_sample(out: Path, cache: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "NOTICES").mkdir(parents=True)
     for source in SOURCES:
-        chosen = choose_utterances(source.list_clips(lambda name: fetch_package(name, cache)), seen)
+        clips = source.list_clips(lambda name: fetch_package(name, cache))
+        chosen = choose_utterances(clips, seen)
         write_source(out / source.name, chosen)
+        if source.has_phones:
+            write_source_phones(out / source.name, clips)
         for split, utterances in chosen.items():
             seconds = sum(u.duration_s for u in utterances)
             print(
@@ -285,6 +331,19 @@ def make_sample(out: Path, cache: Path) -> None:
     write_sources(
         out, [DataSource(s.name, s.language, s.domain, s.licence, out / s.name) for s in SOURCES]
     )
+
+
+def make_phones(out: Path, cache: Path) -> None:
+    """Write the phone labels of a sample that is there, and the notices of their packages.
+
+    :param out: directory of the sample.
+    :param cache: where packages are fetched to.
+    """
+    for source in SOURCES:
+        if source.has_phones:
+            clips = source.list_clips(lambda name: fetch_package(name, cache))
+            write_source_phones(out / source.name, clips)
+            write_notices(out, source.package, cache)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _CHECK: Final = """\
 Read every recording of a corpus from beginning to end and name what is wrong with it. Prints the table that
-a run begins with. The exit status is 2 if a source cannot be trained on.
+a run begins with. Phone labels (SPLIT.phones.ctm), where a source has them, must fit its recordings. The exit
+status is 2 if a source cannot be trained on, or its phone labels cannot be used.
 
 With --ctc the text is looked at as well, before anything is fine-tuned on it: labels that do not fit into the
 recording, text that is refused, empty, repeated in another split or oddly fast or slow, and characters that the

@@ -10,7 +10,8 @@ from typing import Final, final
 from eqssl_speech.data.audio import AudioFormat
 from eqssl_speech.data.check import SourceReport, check_split, require_usable
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
-from eqssl_speech.data.manifest import read_manifest
+from eqssl_speech.data.manifest import Manifest, read_manifest
+from eqssl_speech.data.phones import phones_file, require_phones_fit
 from eqssl_speech.error import InputError
 from eqssl_speech.report.sources import SourceRow
 
@@ -49,7 +50,7 @@ class CorpusCheck:
     """One for each split of each source that has a readable manifest."""
 
     unusable: list[str] = field(default_factory=list)
-    """Why sources cannot be trained on, one sentence each; empty if all can be."""
+    """Why sources, or their phone labels, cannot be used, one sentence each; empty if all can be."""
 
     def list_rows(self, *, alpha: float, train_hours: float | None) -> list[SourceRow]:
         """Describe the sources as a run does when it starts.
@@ -118,7 +119,7 @@ def open_corpus(directory: Path, names: Sequence[str] | None) -> tuple[Corpus, i
 def check_corpus(
     corpus: Corpus, options: CheckOptions, *, on_progress: Callable[[int], None] | None
 ) -> CorpusCheck:
-    """Decode every recording of every split of every source, in parallel.
+    """Decode every recording of every split of every source, in parallel, and read their phone labels, if any.
 
     :param corpus: The sources.
     :param options: What they are checked for.
@@ -130,7 +131,7 @@ def check_corpus(
     for source in corpus.sources:
         for split in _list_splits(source):
             try:
-                _, report = check_split(
+                manifest, report = check_split(
                     source,
                     split,
                     options.fmt,
@@ -143,10 +144,26 @@ def check_corpus(
                 check.reports.append(report)
 
                 require_usable(report, options.max_bad_share)
+
+                _check_phones(source, manifest, report, options.fmt.sample_rate)
             except InputError as ex:
                 check.unusable.append(str(ex))
 
     return check
+
+
+def _check_phones(
+    source: DataSource, manifest: Manifest, report: SourceReport, sample_rate: int
+) -> None:
+    file = phones_file(source, report.split)
+
+    if file.exists():
+        durations_s = {
+            entry_nr: num_samples / sample_rate
+            for entry_nr, num_samples in zip(report.good, report.num_samples)
+        }
+
+        require_phones_fit(file, manifest, durations_s)
 
 
 def _list_splits(source: DataSource) -> list[str]:

@@ -16,6 +16,7 @@ from eqssl_speech.data.corpora.debian_packages import SPEECH_PACKAGES, Fetch, Sp
 from eqssl_speech.data.corpora.packages import fetch_package, require_debian_tools
 from eqssl_speech.data.corpus import load_corpus
 from eqssl_speech.data.manifest import read_manifest, read_transcripts
+from eqssl_speech.data.phones import Phone, phones_file, read_phones
 from eqssl_speech.error import InputError
 
 NUM_CLIPS = 24
@@ -43,7 +44,9 @@ def _make_clip(file: Path, has_text: bool) -> Clip:
     # Every third recording says the same.
     number = int(file.stem)
     text = "x" if number == 93 else f"Sentence {'abcdefgh'[number % 8]}, number one."
-    return Clip("xx-toy", file.stem, file, text if has_text else None)
+    # Two thirds have phones, each of other ones.
+    phones = (Phone(0.0, 0.01 * number + 0.1, f"p{number}"),) if number % 3 else None
+    return Clip("xx-toy", file.stem, file, text if has_text else None, phones=phones)
 
 
 @pytest.fixture
@@ -110,6 +113,32 @@ def test_corpus_is_16_khz_mono_with_text_and_no_content_on_two_sides(
     assert count == NUM_CLIPS == len(list(source.directory.rglob("*.flac")))
     assert sum(map(len, texts)) == len(set.union(*texts)) == 8
     assert sum(map(len, audio)) == len(set.union(*audio)) == NUM_CLIPS
+
+
+def test_every_recording_keeps_its_own_phones(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare_debian_speech(out, num_workers=0)
+
+    def check_phones() -> None:
+        (source,) = load_corpus(out).sources
+        for split in ("train", "valid", "test"):
+            manifest = read_manifest(source.manifest_file(split))
+            found = read_phones(phones_file(source, split), manifest)
+            numbers = [int(Path(entry.path).stem) for entry in manifest.entries]
+            expected = [
+                [Phone(0.0, round(0.01 * n + 0.1, 3), f"p{n}")] if n % 3 else None for n in numbers
+            ]
+            assert found == expected
+
+    check_phones()
+    # A corpus that an older version prepared gets them without being read anew.
+    for file in out.rglob("*.phones.ctm"):
+        file.unlink()
+    calls: list[str] = []
+    prepare_debian_speech(out, num_workers=0, progress=lambda what, *_: calls.append(what))
+
+    check_phones()
+    assert "recordings" not in calls
 
 
 def test_twice_gives_the_same_bytes_and_the_second_time_reads_nothing(

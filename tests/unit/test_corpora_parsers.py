@@ -11,10 +11,11 @@ import pytest
 from eqssl_speech.data.corpora import drascula
 from eqssl_speech.data.corpora.clip import Clip, ClipError, decode_clip, load_clip, read_bytes
 from eqssl_speech.data.corpora.drascula import character_group, parse_block
-from eqssl_speech.data.corpora.festvox import list_festvox, parse_prompts
+from eqssl_speech.data.corpora.festvox import list_festvox, parse_labels, parse_prompts
 from eqssl_speech.data.corpora.fillets import list_fillets, parse_dialogs
 from eqssl_speech.data.corpora.tuxpaint import list_tuxpaint, parse_descriptions
 from eqssl_speech.data.corpora.untranscribed import list_prompts, list_queen, parse_queen_table
+from eqssl_speech.data.phones import Phone
 from eqssl_speech.error import InputError
 
 
@@ -37,13 +38,53 @@ def test_festvox_prompts_lose_their_stress_marks() -> None:
 
 def test_festvox_lists_recordings_with_and_without_text(tmp_path: Path) -> None:
     voice = tmp_path / "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
-    (voice / "etc").mkdir(parents=True)
-    (voice / "wav").mkdir()
+    for name in ("etc", "wav", "lab"):
+        (voice / name).mkdir(parents=True)
+    (voice / "lab/b.lab").write_text("#\n0.3 125 pau\n")
     (voice / "etc/txt.done.data").write_text('( a "Раз" )\n', encoding="utf-8")
     for name in "ab":
         (voice / f"wav/{name}.wav").touch()
 
-    assert [(c.clip_id, c.text) for c in list_festvox(tmp_path)] == [("a", "Раз"), ("b", "")]
+    assert [(c.clip_id, c.text, c.phones) for c in list_festvox(tmp_path)] == [
+        ("a", "Раз", None),
+        ("b", "", (Phone(0.0, 0.3, "pau"),)),
+    ]
+
+
+def test_festvox_phone_begins_where_the_one_before_it_ends() -> None:
+    content = "separator ;\nnfields 1\n#\n    0.34200 125 pau\n\t0.39200 125 k \n1 125 ay\n\n"
+
+    assert parse_labels(content, "x.lab") == (
+        Phone(0.0, 0.342, "pau"),
+        Phone(0.342, 0.392, "k"),
+        Phone(0.392, 1.0, "ay"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0.3 125 pau\n", r"^x\.lab: has no line `#`"),
+        ("#\n0.3 125\n", r"^x\.lab: `0\.3 125` is not `end_s colour phone`"),
+        ("#\nnan 125 a\n", r"^x\.lab: `nan 125 a` is not"),
+        ("#\n0.3 125 a\n0.3 125 b\n", r"^x\.lab: `0\.3 125 b` does not end after 0\.3 s"),
+        ("#\n0 125 a\n", r"^x\.lab: `0 125 a` does not end after 0\.0 s"),
+    ],
+)
+def test_festvox_labels_of_another_layout_are_refused(content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_labels(content, "x.lab")
+
+
+def test_festvox_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    voice = tmp_path / "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
+    for name in ("etc/txt.done.data", "wav/a.wav", "lab/a.lab"):
+        (voice / name).parent.mkdir(parents=True)
+        (voice / name).touch()
+    (voice / "lab/a.lab").write_bytes(b"#\n0.3 125 \xff\n")
+
+    with pytest.raises(InputError, match=r"lab/a\.lab: cannot be read as UTF-8 text"):
+        list_festvox(tmp_path)
 
 
 def test_drascula_line_n_is_string_n_of_the_language() -> None:

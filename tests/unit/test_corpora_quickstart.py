@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
 from eqssl_speech.data.corpora.splits import audio_digest
 from eqssl_speech.data.corpora.text import normalize_text
 from eqssl_speech.data.corpus import Corpus, load_corpus
-from eqssl_speech.data.manifest import read_manifest, read_transcripts
+from eqssl_speech.data.manifest import Manifest, read_manifest, read_transcripts
+from eqssl_speech.data.phones import Phone, phones_file, read_phones, require_phones_fit
 
 SAMPLE = Path(__file__).parents[2] / "recipes/quickstart/corpus"
 
@@ -70,3 +74,42 @@ def test_every_recording_is_as_its_manifest_says_and_on_one_side_only(corpus: Co
                 files.add(manifest.locate(entry).resolve())
     assert not content["train"] & content["valid"]
     assert files == {file.resolve() for file in SAMPLE.rglob("*.ogg")}
+
+
+def test_every_russian_utterance_has_phones_that_fit_what_is_heard(corpus: Corpus) -> None:
+    source = next(source for source in corpus.sources if source.name == "ru-festvox")
+    labels = set()
+
+    for split in ("train", "valid"):
+        manifest = read_manifest(source.manifest_file(split))
+        file = phones_file(source, split)
+        require_phones_fit(file, manifest, dict(enumerate(_durations_s(manifest))))
+
+        for entry, phones in zip(manifest.entries, read_phones(file, manifest), strict=True):
+            assert phones is not None
+            labels.update(phone.label for phone in phones)
+
+            # Without gaps, from the start to the last frame of the package's aligner.
+            assert phones[0].start_s == 0.0
+            assert all(p.end_s == q.start_s for p, q in pairwise(phones))
+            assert 0.0 <= entry.num_samples / 16_000 - phones[-1].end_s < 0.02
+
+            samples, _ = soundfile.read(manifest.locate(entry))
+            silence, vowels = (
+                np.median([_level_db(samples, p) for p in phones if p.label in wanted])
+                for wanted in ({"pau"}, {"a", "aa", "ae", "ee", "ii", "oo", "uu"})
+            )
+            # 39 dB in the worst one; with the labels of the next recording 3 dB in the middle one.
+            assert vowels - silence > 30.0
+
+    assert len(labels) == 51
+
+
+def _durations_s(manifest: Manifest) -> list[float]:
+    return [entry.num_samples / 16_000 for entry in manifest.entries]
+
+
+def _level_db(samples: npt.NDArray[np.float64], phone: Phone) -> float:
+    part = samples[round(16_000 * phone.start_s) : round(16_000 * phone.end_s)]
+
+    return float(10 * np.log10(np.mean(part**2) + 1e-10))

@@ -30,7 +30,7 @@ from eqssl_speech.data.loading import (
     UtteranceReader,
     Utterances,
 )
-from eqssl_speech.data.readers import BATCH_NUM_SAMPLES, EpisodeReader
+from eqssl_speech.data.readers import EpisodeReader
 from eqssl_speech.error import InputError
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import (
@@ -166,36 +166,6 @@ def test_step_has_an_episode_of_every_source_with_one_batch_more_than_inner_step
 
             assert episode.num_samples == num_samples
             assert 0 <= 2 * 16_000 - num_samples < episode.num_utterances + 2
-
-
-def test_reader_of_other_batches_goes_on_at_the_same_part_of_each_pass(corpus: Path) -> None:
-    config = make_config(corpus)
-    sources = check_sources(config.dataset)
-
-    reader = make_reader(config, sources)
-    take(reader, 5)
-    state = reader.state_dict()
-
-    config.dataset.audio_seconds_per_update /= 2
-    other = make_reader(config, sources)
-    other.load_state_dict(state)
-    converted = other.state_dict()
-
-    assert converted["step_nr"] == 5
-    assert converted[BATCH_NUM_SAMPLES] == state[BATCH_NUM_SAMPLES] // 2
-    assert converted["positions"] != state["positions"]
-
-    for (was_pass, was), (is_pass, now), num_was, num_now in zip(
-        state["positions"], converted["positions"], state["batches_per_pass"], converted["batches_per_pass"]
-    ):  # fmt: skip
-        assert was_pass == is_pass
-        assert now == round(was / num_was * num_now)
-
-    # Versions that did not save the size could not have changed it.
-    old = {key: state[key] for key in ("step_nr", "positions")}
-    other.load_state_dict(old)
-
-    assert other.state_dict()["positions"] == state["positions"]
 
 
 def test_state_of_another_number_of_sources_is_refused(corpus: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from eqssl_speech.data.phones import Phone
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -56,6 +58,9 @@ class Clip:
 
     num_bytes: int | None = None
     """Bytes of the recording from ``offset`` on; ``None``: up to the end of the file."""
+
+    phones: tuple[Phone, ...] | None = field(default=None, compare=False)
+    """What is said, phone by phone, in times of the recording; ``None`` where the package has no such labels."""
 
 
 def read_bytes(clip: Clip) -> bytes:

@@ -152,7 +152,8 @@ def _write_notices(out: Path, package: SpeechPackage, cache: Path) -> None:
         f"Debian package:  {package.name} {fields['Version']}\n"
         f"Source package:  {fields['Source']}\n\n"
         "This is a modified version: the recordings of the package were resampled to 16 kHz mono, compressed as\n"
-        "FLAC and filtered. The notices of the package follow.\n"
+        "FLAC and filtered; their text, and phone labels where it has them, were brought into other formats.\n"
+        "The notices of the package follow.\n"
     )
     texts = read_notices(package.name, fetch_package(package.name, cache))
     body = "".join(f"\n{'=' * 20} {name} {'=' * 20}\n\n{text}" for name, text in texts)

@@ -15,7 +15,13 @@ from eqssl_speech.data.corpora.report import BadRecording, PrepareReport, Source
 from eqssl_speech.data.corpora.splits import SPLITS, assign_split, content_key
 from eqssl_speech.data.corpora.text import ClipFilter, normalize_text
 from eqssl_speech.data.corpora.workspace import journal_file, remove_scratch
-from eqssl_speech.data.manifest import ManifestEntry, replace_text, write_manifest
+from eqssl_speech.data.manifest import (
+    ManifestEntry,
+    read_manifest,
+    replace_text,
+    write_manifest,
+)
+from eqssl_speech.data.phones import phones_beside, write_phones
 
 MIN_SOURCE_S: Final = 180.0
 """Sources with less audio than this, in seconds, are left out: too little to train on or to validate."""
@@ -100,7 +106,7 @@ class SourceJob:
         return True
 
     def finish(self, *, keep: bool) -> None:
-        """Write the manifests and the text, and remove audio that is not wanted.
+        """Write the manifests, the text and the phone labels, and remove audio that is not wanted.
 
         :param keep: whether the corpus is to have the source.
         """
@@ -122,7 +128,12 @@ class SourceJob:
         entries = (
             ManifestEntry(f"audio/{name}.flac", self._outcomes[name].num_samples) for name in names
         )
-        write_manifest(self._directory / f"{split}.tsv", ".", entries)
+        file = self._directory / f"{split}.tsv"
+        write_manifest(file, ".", entries)
+        # The audio is neither trimmed nor cut, so that the package's times are those of the files.
+        phones = [self._clips[name].phones for name in names]
+        if any(phones):
+            write_phones(phones_beside(file), read_manifest(file), phones)
 
     def _count_faults(self, summary: SourceSummary) -> None:
         for name, outcome in sorted(self._outcomes.items()):
