@@ -209,7 +209,7 @@ def _explain_no_recognizer(path: Path) -> str:
         return "is not a directory; give the output directory of `eqssl finetune`."
 
     try:
-        is_pretrained = find_checkpoint(path).family == "wav2vec2"
+        is_pretrained = find_checkpoint(path).family in ("wav2vec2", "hubert")
     except InputError:
         is_pretrained = False
 

@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.hubert import create_hubert_model
+from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
 from eqssl_speech.models.wav2vec2.asr import micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.models.wav2vec2.load_report import LoadReport
@@ -88,6 +90,27 @@ def test_a_run_of_pretraining_is_loaded(tmp_path: Path) -> None:
         }
         assert read_encoder_config(path) == micro_config().encoder_config
         assert open_encoder(path).config == micro_config().encoder_config
+
+
+def make_hubert_tensors() -> dict[str, Tensor]:
+    return randomize(create_hubert_model(micro_hubert_config([5, 7])).state_dict(), seed=5)
+
+
+def test_a_run_of_hubert_is_loaded_without_its_head(tmp_path: Path) -> None:
+    config = micro_hubert_config([5, 7])
+    tensors = make_hubert_tensors()
+    write_run(tmp_path, tensors, config, family="hubert")
+    model = make_model()
+
+    report = load_encoder(model, tmp_path, micro_asr_config().encoder_config)
+
+    assert_loaded(model, tensors, report)
+    assert report.left_out == {
+        "final_proj.weight": 48 * 48,
+        "final_proj.bias": 48,
+        "code_embeddings": 12 * 24,
+    }
+    assert read_encoder_config(tmp_path) == config.encoder_config
 
 
 def test_a_run_of_fine_tuning_is_loaded_without_its_output_layer(tmp_path: Path) -> None:
@@ -176,11 +199,13 @@ def write_card(directory: Path, name: str, family: str, arch: str, checkpoint: s
     )
 
 
-@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2_asr"])
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2_asr", "hubert"])
 def test_an_asset_is_loaded(tmp_path: Path, assets: Path, family: str) -> None:
     tensors = make_tensors()
     if family == "wav2vec2_asr":
         tensors = randomize(create_wav2vec2_asr_model(micro_asr_config()).state_dict(), seed=4)
+    if family == "hubert":
+        tensors = randomize(create_hubert_model(micro_hubert_config()).state_dict(), seed=4)
     torch.save({"model": tensors}, tmp_path / "a.pt")
     write_card(assets, "my_wav2vec2", family, "micro", str(tmp_path / "a.pt"))
     model = make_model()
@@ -190,8 +215,25 @@ def test_an_asset_is_loaded(tmp_path: Path, assets: Path, family: str) -> None:
     assert_loaded(model, tensors, report)
     assert report.source == "the asset my_wav2vec2"
 
-    expected = micro_config() if family == "wav2vec2" else micro_asr_config()
+    expected = micro_asr_config() if family == "wav2vec2_asr" else micro_config()
     assert read_encoder_config("my_wav2vec2") == expected.encoder_config
+
+
+def test_an_asset_of_hubert_needs_no_head(tmp_path: Path, assets: Path) -> None:
+    tensors = {n: t for n, t in make_hubert_tensors().items() if n.startswith(ENCODER)}
+    torch.save(tensors, tmp_path / "a.pt")
+    write_card(assets, "my_hubert", "hubert", "micro", str(tmp_path / "a.pt"))
+    model = make_model()
+
+    assert_loaded(model, tensors, load_encoder(model, "my_hubert"))
+
+    # What is no encoder at all is refused by name, as pre-training would refuse it.
+    torch.save({"feature_extractor.conv_layers.0.0.weight": torch.ones(2)}, tmp_path / "a.pt")
+
+    with pytest.raises(
+        InputError, match=r"The asset `my_hubert` cannot be loaded: The checkpoint, .* fairseq, has"
+    ):
+        load_encoder(model, "my_hubert")
 
 
 def test_the_configuration_of_an_asset_needs_no_download(assets: Path) -> None:

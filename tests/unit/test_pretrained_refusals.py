@@ -145,7 +145,8 @@ def test_a_checkpoint_without_an_encoder_is_refused() -> None:
     tensors = {"decoder.embed.weight": torch.ones(2), "layers.0.weight": torch.ones(2)}
 
     refuse(
-        tensors, r"holds no tensor of a wav2vec 2.0 encoder \(the first of its 2 is `decoder.embed"
+        tensors,
+        r"holds no tensor of a wav2vec 2.0 or HuBERT encoder \(the first of its 2 is `decoder.embed",
     )
 
 

@@ -44,12 +44,14 @@ def refuse_other_libraries(source: str, names: Iterable[str]) -> None:
         ):
             raise InputError(
                 f"{source}: is a checkpoint of fairseq, whose tensors have other names (`{name}`); convert them with "
-                "`fairseq2.models.wav2vec2.convert_wav2vec2_state_dict` and save the result."
+                "`fairseq2.models.wav2vec2.convert_wav2vec2_state_dict` (a HuBERT with "
+                "`eqssl_speech.models.hubert.convert_hubert_state_dict`) and save the result."
             )
         if re.search(r"feature_extractor\.conv_layers\.0\.(conv|layer_norm)\.", name):
             raise InputError(
                 f"{source}: is a checkpoint of Hugging Face transformers or torchaudio, whose tensors have other "
-                f"names (`{name}`), and which cannot be read; give one of fairseq2."
+                f"names (`{name}`), and which cannot be read as it is; convert a HuBERT with "
+                "`eqssl_speech.models.hubert.convert_hubert_state_dict` and save the result, or give one of fairseq2."
             )
 
 
@@ -75,7 +77,7 @@ def match_names(
 
     if not prefixes:
         raise InputError(
-            f"{source}: holds no tensor of a wav2vec 2.0 encoder (the first of its {len(theirs)} is "
+            f"{source}: holds no tensor of a wav2vec 2.0 or HuBERT encoder (the first of its {len(theirs)} is "
             f"`{next(iter(theirs))}`); give a checkpoint of `eqssl pretrain`, a fairseq2 asset, or a file of their "
             "tensors."
         )

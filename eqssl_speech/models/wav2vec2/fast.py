@@ -1,4 +1,4 @@
-"""The same wav2vec 2.0 in less time and memory: the same parameters, the same checkpoints, the same numbers."""
+"""The same wav2vec 2.0 or HuBERT in less time and memory: the same parameters, checkpoints and numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DIFFERENTIABLE_ONCE: Final = (ChannelsLastFeatureConv1d, DroppedSDPA)
 
 
 def accelerate(model: Module, *, twice_differentiable: bool = False) -> Module:
-    """Let a model of fairseq2's wav2vec 2.0 families compute faster.
+    """Let a model of fairseq2's wav2vec 2.0 families, or a HuBERT, compute faster.
 
     Some modules get another class; parameters, buffers and their names stay, and the same random numbers are drawn in
     the same order. On a GPU the masks come from the generator of the processor instead, and nothing in a training step

@@ -1,4 +1,4 @@
-"""The masks of wav2vec 2.0 as positions of frames that are known before a GPU has computed anything.
+"""The masks of wav2vec 2.0 and HuBERT as positions of frames that are known before a GPU has computed anything.
 
 How many frames are masked decides the shapes of what follows. The host draws masks on the device and so waits for it
 in each step; here they are drawn on the processor, where waiting costs nothing.
@@ -50,6 +50,9 @@ class Masking:
         self.positions: Tensor
         """Set by the call: see :class:`MaskedFeatures`."""
 
+        self._unmasked: Tensor
+        self._device: torch.device
+
     def __call__(self, seqs: Tensor, seqs_layout: BatchLayout) -> tuple[Tensor, Tensor]:
         """
         Take the place of the masker in the host's frontend.
@@ -63,16 +66,22 @@ class Masking:
         if seqs_layout.packed:
             raise ValueError("`seqs` must not be a packed batch.")
 
+        row_lens = torch.tensor(seqs_layout.seq_lens)
+
         mask = masker.mask_factory(
             shape=(batch_size, seq_len),
             span_len=masker.temporal_span_len,
             max_mask_prob=masker.max_temporal_mask_prob,
-            row_lens=torch.tensor(seqs_layout.seq_lens),
+            row_lens=row_lens,
             min_num_spans=masker.min_num_temporal_mask_spans,
         )
         assert mask is not None
 
         self.positions = _send(_find_positions(mask), device)
+
+        is_padding = torch.arange(seq_len) >= row_lens.unsqueeze(1)
+
+        self._unmasked, self._device = ~(mask | is_padding), device
 
         mask = _send(mask, device)
 
@@ -90,6 +99,11 @@ class Masking:
             seqs = seqs.masked_fill(_send(spatial_mask, device).unsqueeze(1), 0.0)
 
         return seqs, mask
+
+    def find_unmasked(self) -> Tensor:
+        """Return the frames that are neither masked nor padding, counted through all utterances, ascending; to be asked
+        after the call. *Shape:* ``(U)``."""
+        return _send(_find_positions(self._unmasked), self._device)
 
 
 def pick_frames(seqs: Tensor, positions: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, final
@@ -35,6 +35,7 @@ from eqssl_speech.models.checkpoint import (
     read_run_tensors,
     read_tensor_file,
 )
+from eqssl_speech.models.hubert import HUBERT_FAMILY, HubertConfig, get_hubert_model_hub
 from eqssl_speech.models.wav2vec2.encoder_checks import (
     check_config,
     check_names,
@@ -47,6 +48,7 @@ from eqssl_speech.models.wav2vec2.load_report import LoadReport, count_elements
 _HUBS: Final[Mapping[object, Callable[[], ModelHub[Any, Any]]]] = {
     WAV2VEC2_FAMILY: get_wav2vec2_model_hub,
     WAV2VEC2_ASR_FAMILY: get_wav2vec2_asr_model_hub,
+    HUBERT_FAMILY: get_hubert_model_hub,
 }
 
 _FAMILIES: Final = " or ".join(map(str, _HUBS))
@@ -88,7 +90,7 @@ def open_encoder(spec: str | Path) -> PretrainedEncoder:
 
     :param spec: The output directory of `eqssl pretrain` or `eqssl finetune` (of whose steps the one of the best score
         is taken, or the last), or one of its ``step_N`` directories; a ``.pt`` or ``.safetensors`` file of tensors; or
-        the name of a fairseq2 asset of the family ``wav2vec2`` or ``wav2vec2_asr``, which is downloaded.
+        the name of a fairseq2 asset of the family ``wav2vec2``, ``wav2vec2_asr`` or ``hubert``, which is downloaded.
     :raises InputError: If there is no such checkpoint or it cannot be read.
     """
     path = _find_path(spec)
@@ -187,7 +189,9 @@ def _find_card(name: str) -> AssetCard:
         raise InputError(f"The asset card `{name}` cannot be used: {ex}") from None
 
     if card is None:
-        known = sorted(n.split("@")[0] for n in store.asset_names if n.startswith("wav2vec2"))
+        known = sorted(
+            n.split("@")[0] for n in store.asset_names if n.startswith(("wav2vec2", "hubert"))
+        )
         close = ", ".join(get_close_matches(name, known, n=3))
 
         raise InputError(
@@ -205,32 +209,42 @@ def _find_card(name: str) -> AssetCard:
 
 
 def _read_card_config(card: AssetCard) -> Wav2Vec2EncoderConfig:
-    hub = _HUBS[card.field("model_family").as_(str)]()
-
-    try:
-        config = hub.get_model_config(card).encoder_config
-    except AssetCardError as ex:
-        raise InputError(f"The asset card `{card.name}` cannot be used: {ex}") from None
+    config = _read_model_config(card).encoder_config
 
     assert isinstance(config, Wav2Vec2EncoderConfig)
 
     return config
 
 
-def _open_asset(card: AssetCard) -> PretrainedEncoder:
-    config = _read_card_config(card)
+def _read_model_config(card: AssetCard) -> Any:
+    try:
+        return _find_hub(card).get_model_config(card)
+    except AssetCardError as ex:
+        raise InputError(f"The asset card `{card.name}` cannot be used: {ex}") from None
 
-    hub = _HUBS[card.field("model_family").as_(str)]()
+
+def _find_hub(card: AssetCard) -> ModelHub[Any, Any]:
+    return _HUBS[card.field("model_family").as_(str)]()
+
+
+def _open_asset(card: AssetCard) -> PretrainedEncoder:
+    config = _read_model_config(card)
+
+    # Only the encoder is wanted, and releases of HuBERT elsewhere than at fairseq have nothing more.
+    if isinstance(config, HubertConfig):
+        config = replace(config, init_missing_head=True)
 
     try:
-        model = hub.load_model(card, device=CPU, dtype=torch.float32)
+        model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
+    except InputError as ex:
+        raise InputError(f"The asset `{card.name}` cannot be loaded: {ex}") from None
     except (AssetCardError, AssetDownloadError, ModelGatedError, OperationalError) as ex:
         raise InputError(
             f"The asset `{card.name}` cannot be loaded ({ex}); "
             "see that the network can be reached, or give a file or directory instead."
         ) from None
 
-    return PretrainedEncoder(f"the asset {card.name}", model.state_dict(), config)
+    return PretrainedEncoder(f"the asset {card.name}", model.state_dict(), config.encoder_config)
 
 
 def _read_run_config(checkpoint: RunCheckpoint) -> Wav2Vec2EncoderConfig | None:

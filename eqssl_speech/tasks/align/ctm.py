@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from eqssl_speech.data.phones import encode_name
 from eqssl_speech.decoding.alignment import Word
 from eqssl_speech.error import InputError
 from eqssl_speech.report.output import write_atomically
@@ -65,11 +66,6 @@ def read_ctm(file: Path) -> dict[str, list[Word]]:
             utterances.setdefault(name, []).append(word)
 
     return utterances
-
-
-def encode_name(name: str) -> str:
-    """Return a name as one column: white space, ``%`` and ``;`` become ``%20`` and the like."""
-    return "".join(quote(c, safe="") if c.isspace() or c in "%;" else c for c in name)
 
 
 def _to_line(name: str, word: Word) -> str:
