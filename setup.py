@@ -24,7 +24,18 @@ def read_version() -> str:
 # N-grams, and beam search with them.
 LM = ["flashlight-text~=0.0.7", "kaldingram==0.1.*"]
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "jiwer~=4.0", "hypothesis~=6.100", *LM]
+# k-means of `eqssl labels`.
+LABELS = ["scikit-learn>=1.3", "threadpoolctl>=3.1"]
+
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "jiwer~=4.0",
+    "hypothesis~=6.100",
+    "transformers~=4.57",
+    *LM,
+    *LABELS,
+]
 
 CHECK = ["ruff>=0.9", "mypy>=1.14"]
 
@@ -55,6 +66,7 @@ setup(
         "rapidfuzz>=3.9.7,<4",
     ],
     extras_require={
+        "labels": LABELS,
         "lm": LM,
         "test": TEST,
         "check": [*TEST, *CHECK],

@@ -7,7 +7,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 launch_usage() {
     cat <<'END'
-usage: launch.sh [--nproc N] [--dry-run] pretrain|finetune|evaluate [ARGUMENTS OF `eqssl` ...]
+usage: launch.sh [--nproc N] [--dry-run] pretrain|finetune|evaluate|labels [ARGUMENTS OF `eqssl` ...]
 
 Starts `eqssl` in
   one process,
@@ -124,9 +124,9 @@ main() {
     done
 
     case "${1:-}" in
-        pretrain | finetune | evaluate) ;;
+        pretrain | finetune | evaluate | labels) ;;
         '') fail 'there is no command; see --help.' ;;
-        *) fail "\`$1\` does not run in several processes; there are \`pretrain\`, \`finetune\` and \`evaluate\`." ;;
+        *) fail "\`$1\` does not run in several processes; there are \`pretrain\`, \`finetune\`, \`evaluate\` and \`labels\`." ;;
     esac
 
     plan "$@"

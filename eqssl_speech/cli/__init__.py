@@ -16,6 +16,7 @@ from eqssl_speech.cli import (
     doctor,
     evaluate,
     finetune,
+    labels,
     lm,
     prepare,
     pretrain,
@@ -31,6 +32,7 @@ examples:
   eqssl doctor                                                 what this machine has and lacks
   eqssl prepare folder recordings corpus                       a corpus of your own recordings
   eqssl check corpus                                           read every file of it
+  eqssl labels corpus labels/mfcc                              what HuBERT is taught with
   eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
   eqssl tokenizer corpus runs/tokenizer                        the vocabulary of a recogniser
   eqssl finetune runs/asr --config-file my.yaml                fine-tune to a recogniser
@@ -48,6 +50,7 @@ _COMMANDS: Final = (
     doctor,
     prepare,
     check,
+    labels,
     pretrain,
     tokenizer,
     finetune,

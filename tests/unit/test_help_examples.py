@@ -15,6 +15,7 @@ COMMANDS = [
     ["prepare"],
     ["doctor"],
     ["check"],
+    ["labels"],
     ["tokenizer"],
     ["evaluate"],
     ["transcribe"],

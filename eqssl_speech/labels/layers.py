@@ -1,0 +1,308 @@
+"""The output of a layer of a model of ours, of whichever family: all have the same encoder under the same names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
+from fairseq2.nn import BatchLayout
+from fairseq2.utils.structured import StandardValueConverter, StructureError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from torch import Tensor
+from torch.nn import ModuleDict
+from torch.nn.functional import layer_norm
+from typing_extensions import override
+
+from eqssl_speech.error import InputError
+from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, ReadPart
+from eqssl_speech.labels.settings import FEATURE_WINDOW, SAMPLE_RATE, FeatureStamp, count_frames
+from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors, read_tensor_file
+from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio
+from eqssl_speech.models.wav2vec2.asr import REGULARIZATION
+
+_FAMILIES: Final = ("wav2vec2", "wav2vec2_asr", "hubert")
+
+_PARTS: Final = ("encoder_frontend.", "encoder.")
+
+_WINDOW_S: Final = 100
+
+_HOP: Final = 320
+
+
+@final
+@dataclass(frozen=True)
+class EncoderCheckpoint:
+    """The encoder of a checkpoint."""
+
+    path: Path
+    """What was given."""
+
+    family: str
+
+    config: Wav2Vec2EncoderConfig
+
+    tensors: Mapping[str, Tensor]
+    """Of the frontend and the encoder, on the CPU."""
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of what the encoder computes: its configuration, but for what matters in training only, and its
+        tensors. It is the same however many processes wrote the checkpoint, and wherever it lies."""
+        content = {k: v for k, v in asdict(self.config).items() if k not in REGULARIZATION}
+        digest = hashlib.sha256(json.dumps(content, default=str, sort_keys=True).encode())
+
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].contiguous()
+
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+        return digest.hexdigest()
+
+
+def read_encoder(path: Path, step: int | None = None) -> EncoderCheckpoint:
+    """Read the encoder of a checkpoint.
+
+    :param path: The output directory of a run, or a step of it; or a file of tensors with the run's ``model.yaml``
+        beside it.
+    :param step: The step of a run; by default that of the best score, or the last where none has one.
+    :raises InputError: If there is no such checkpoint, or it cannot be read.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path}: there is no such checkpoint; correct the path of `--checkpoint`, or train the model first."
+        )
+
+    if path.is_dir():
+        checkpoint = find_checkpoint(path, step)
+        family, config = checkpoint.family, checkpoint.config
+        where = checkpoint.model_dir.parent.parent / "model.yaml"
+    else:
+        where = path.parent / "model.yaml"
+        family, config = _read_model_yaml(where)
+
+    if family is None or config is None:
+        raise InputError(
+            f"{path}: does not say what the model looks like, as there is no {where}; put the model.yaml of the run "
+            "there, or give the output directory of the run."
+        )
+
+    encoder_config = _parse_config(where, family, config)
+
+    tensors = read_run_tensors(checkpoint) if path.is_dir() else read_tensor_file(path)
+
+    return EncoderCheckpoint(
+        path, family, encoder_config, {n: t for n, t in tensors.items() if n.startswith(_PARTS)}
+    )
+
+
+def _read_model_yaml(file: Path) -> tuple[str | None, Mapping[str, object] | None]:
+    if not file.is_file():
+        return None, None
+
+    try:
+        content = YAML(typ="safe", pure=True).load(file)
+
+        return str(content["model_family"]), dict(content["model_config"])
+    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):
+        raise InputError(f"{file}: is damaged; copy it again from the run.") from None
+
+
+def _parse_config(where: Path, family: str, config: Mapping[str, object]) -> Wav2Vec2EncoderConfig:
+    if family not in _FAMILIES:
+        raise InputError(
+            f"{where}: is of the model family `{family}`; `--checkpoint` takes one of {', '.join(_FAMILIES)}."
+        )
+
+    try:
+        parsed = StandardValueConverter().structure(
+            config.get("encoder_config"), Wav2Vec2EncoderConfig
+        )
+    except StructureError as ex:
+        raise InputError(
+            f"{where}: the configuration of the encoder cannot be read ({ex.__cause__ or ex}); use the version of "
+            "fairseq2 that it was made with."
+        ) from None
+
+    assert isinstance(parsed, Wav2Vec2EncoderConfig)
+
+    hop, window = 1, 1
+    for _, kernel_size, stride in parsed.feature_extractor_layer_descs:
+        window += (kernel_size - 1) * hop
+        hop *= stride
+
+    if parsed.use_fbank or (hop, window) != (_HOP, FEATURE_WINDOW):
+        raise InputError(
+            f"{where}: is of a model that does not make a frame of each {_HOP} samples of the waveform; labels can be "
+            "made of models with the feature extractor of wav2vec 2.0 only."
+        )
+
+    return parsed
+
+
+@final
+class LayerExtractor(FeatureExtractor):
+    """The output of a layer, before any norm that follows the last one."""
+
+    def __init__(self, checkpoint: EncoderCheckpoint, layer: int, device: str = "cpu") -> None:
+        """
+        :param checkpoint: The encoder.
+        :param layer: The layer, from 1.
+        :param device: Where it is computed: in float32 on the CPU, in bfloat16 on a GPU.
+        :raises InputError: If there is no such layer, the device cannot be used, or the tensors do not fit.
+        """
+        config = checkpoint.config
+
+        if not 1 <= layer <= config.num_encoder_layers:
+            raise InputError(
+                f"`--layer` must be from 1 to {config.num_encoder_layers}, as so many layers the encoder of "
+                f"{checkpoint.path} has, but is {layer} instead."
+            )
+
+        self._device = _open_device(device)
+        self._normalize = expects_normalized_audio(config)
+        self._stamp = FeatureStamp(
+            "layer",
+            _HOP,
+            config.model_dim,
+            family=checkpoint.family,
+            checkpoint=checkpoint.digest,
+            layer=layer,
+        )
+        self._max_num_frames = _WINDOW_S * SAMPLE_RATE // _HOP
+        if config.pos_encoder_type != "conv":
+            self._max_num_frames = min(self._max_num_frames, config.max_seq_len)
+
+        model = _create_model(checkpoint, layer)
+
+        accelerate(model).to(self._device).eval()
+
+        self._frontend: Any = model["encoder_frontend"]
+        self._encoder: Any = model["encoder"]
+
+        # A GPU computes one window after another.
+        self._lock = None if self._device.type == "cpu" else threading.Lock()
+
+    @property
+    @override
+    def stamp(self) -> FeatureStamp:
+        return self._stamp
+
+    @property
+    @override
+    def precision(self) -> str:
+        return "bfloat16" if self._lock is not None else "float32"
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    @override
+    def max_num_frames(self) -> int:
+        return self._max_num_frames
+
+    @override
+    @torch.inference_mode()
+    def extract(self, read: ReadPart, num_samples: int, window: FrameWindow) -> Tensor:
+        start = window.start * _HOP
+        stop = (window.stop - 1) * _HOP + FEATURE_WINDOW
+
+        # A group norm hears what is too short for another frame.
+        if window.stop == count_frames(num_samples, self._stamp):
+            stop = num_samples
+
+        samples = read(start, stop - start)
+
+        waveform = torch.from_numpy(samples)
+
+        if self._normalize:
+            waveform = layer_norm(waveform, waveform.shape)
+
+        try:
+            if self._lock is None:
+                frames = self._run(waveform)
+            else:
+                with self._lock, torch.autocast(self._device.type, dtype=torch.bfloat16):
+                    frames = self._run(waveform.to(self._device))
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"The memory of {self._device} does not hold {len(samples) / SAMPLE_RATE:.0f} s of audio; "
+                "free some, or give `--device cpu`."
+            ) from None
+
+        if not bool(torch.isfinite(frames).all()):
+            raise InputError(
+                f"Layer {self._stamp.layer} gives numbers that are not finite; take another `--layer`, or an earlier "
+                "checkpoint with `--step`."
+            )
+
+        assert len(frames) == window.num_frames
+
+        return frames
+
+    def _run(self, waveform: Tensor) -> Tensor:
+        # (S) -> (1, S)
+        seqs = waveform[None]
+
+        seqs, layout = self._frontend(seqs, BatchLayout.of(seqs))
+
+        # (1, T, M) -> (T, M)
+        frames: Tensor = self._encoder(seqs, layout)[0].float()
+
+        return frames
+
+
+def _create_model(checkpoint: EncoderCheckpoint, layer: int) -> ModuleDict:
+    """Make the frontend and the layers that are needed."""
+    factory = Wav2Vec2EncoderFactory(replace(checkpoint.config, num_encoder_layers=layer))
+
+    encoder = factory.create_encoder()
+
+    # It belongs to the last layer.
+    encoder.register_module("layer_norm", None)
+
+    model = ModuleDict({"encoder_frontend": factory.create_encoder_frontend(), "encoder": encoder})
+
+    needed = model.state_dict().keys()
+
+    missing = sorted(needed - checkpoint.tensors.keys())
+    if missing:
+        raise InputError(
+            f"{checkpoint.path}: has no tensor `{missing[0]}`, which its model.yaml promises; copy the checkpoint "
+            "again, or take another with `--step`."
+        )
+
+    try:
+        model.load_state_dict({name: checkpoint.tensors[name] for name in needed})
+    except RuntimeError as ex:
+        raise InputError(
+            f"{checkpoint.path}: does not fit its model.yaml ({ex}); copy the checkpoint again, or take another with "
+            "`--step`."
+        ) from None
+
+    return model
+
+
+def _open_device(device: str) -> torch.device:
+    try:
+        opened = torch.device(device)
+
+        torch.empty(0, device=opened)
+    except (RuntimeError, AssertionError) as ex:
+        raise InputError(
+            f"The device `{device}` cannot be used ({str(ex).splitlines()[0]}); choose `cpu`, or run `eqssl doctor` to "
+            "see what there is."
+        ) from None
+
+    return opened
