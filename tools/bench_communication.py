@@ -37,7 +37,8 @@ from rich.table import Table
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from eqssl_speech.criteria.wav2vec2 import LossSection, Wav2Vec2Criterion
+from eqssl_speech.criteria.base import LossSection
+from eqssl_speech.criteria.wav2vec2 import Wav2Vec2Criterion
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EquilibriumOptimizer
 from eqssl_speech.models.wav2vec2 import accelerate, prepare_model

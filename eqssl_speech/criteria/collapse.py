@@ -101,7 +101,7 @@ class CollapseDetector:
         :param source: The name of the source.
         :param step: The outer step.
         :param plain_loss: The loss at theta, in bits.
-        :param chance: log2(1 + number of distractors), in bits.
+        :param chance: The loss of a model that has learned nothing, in bits.
         :param adapted_loss: The loss after the inner steps, in bits.
         :param accuracy: The share of targets found among their distractors, 0 to 1.
         :param code_share: The share of codes used, 0 to 1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, final, get_args
 
 import torch
@@ -55,6 +55,55 @@ class CodeShare(Metric[Tensor]):
     @torch.inference_mode()
     def compute(self) -> Tensor:
         return (self.counts > 0.5).float().mean()
+
+    @override
+    @torch.inference_mode()
+    def merge_state(self, metrics: Iterable[Self]) -> Self:
+        for metric in metrics:
+            self.update(metric.counts)
+
+        return self
+
+
+@final
+class LabelCounts(Metric[dict[str, float]]):
+    """How often each label was a target since the last reset, and so what a model knows that knows nothing else."""
+
+    def __init__(self, num_labels: Sequence[int], device: torch.device | None = None) -> None:
+        """:param num_labels: How many different labels each label set has."""
+        super().__init__(device=device)
+
+        self._num_labels = list(num_labels)
+
+        self._add_state("counts", torch.zeros(sum(num_labels), device=self.device))
+
+        self.counts: Tensor
+
+    @override
+    @torch.inference_mode()
+    def update(self, counts: Tensor) -> Self:
+        """:param counts: How often each label was a target. *Shape:* ``(G x V)``."""
+        self.counts = self.counts + counts.detach().to(self.device)
+
+        return self
+
+    @override
+    @torch.inference_mode()
+    def compute(self) -> dict[str, float]:
+        """Return ``label_entropy``, in bits, summed over label sets: the least loss of a model that predicts the same
+        for each frame; and ``majority_share``, the mean over label sets of the share of the most frequent label: the
+        accuracy of such a model. Nothing where no label was counted."""
+        if not bool(self.counts.sum() > 0):
+            return {}
+
+        shares = [c / c.sum() for c in self.counts.double().split(self._num_labels)]
+
+        entropy = sum(float(torch.special.entr(s).sum()) for s in shares) / _NATS_PER_BIT
+
+        return {
+            "label_entropy": entropy,
+            "majority_share": sum(float(s.max()) for s in shares) / len(shares),
+        }
 
     @override
     @torch.inference_mode()
@@ -148,10 +197,11 @@ class SourceMetrics:
         self._bag = metric_bag
         self._source_name = source_name
 
-    def add(self, num_codes: int) -> None:
+    def add(self, num_codes: int, num_labels: Sequence[int] = ()) -> None:
         """Register the metrics.
 
-        :param num_codes: The number of codes over all codebooks.
+        :param num_codes: The number of codes over all codebooks or label sets.
+        :param num_labels: How many different labels each label set has, where targets have labels.
         """
         for name in _MEANS:
             self._bag.add(self._key(name), RunningMean())
@@ -163,6 +213,9 @@ class SourceMetrics:
 
         self._bag.add(self._key("code_share"), CodeShare(num_codes))
 
+        if num_labels:
+            self._bag.add(self._key(_LABELS), LabelCounts(num_labels))
+
     @torch.inference_mode()
     def update_plain(self, output: CriterionOutput) -> None:
         """Count a batch evaluated at theta: its loss, accuracy and use of codes."""
@@ -173,6 +226,9 @@ class SourceMetrics:
         self._mean("code_perplexity").update(output.code_perplexity, weight=n)
         self._mean("prob_perplexity").update(output.prob_perplexity, weight=n)
         self._bag.get(self._key("code_share"), CodeShare).update(output.code_counts)
+
+        if output.label_counts is not None:
+            self._bag.get(self._key(_LABELS), LabelCounts).update(output.label_counts)
 
     @torch.inference_mode()
     def update_adapted(self, output: CriterionOutput) -> None:
@@ -215,6 +271,8 @@ _SUMS: Final = ("total_utterances", "total_audio_seconds")
 _LOST: Final = "total_non_finite"
 """So called since there was but one reason; checkpoints know the name."""
 
+_LABELS: Final = "labels"
+
 
 def split_by_source(
     values: MutableMapping[str, object], source_names: Iterable[str]
@@ -230,6 +288,7 @@ def split_by_source(
 
     for source_name in source_names:
         lost = values.pop(f"{_LOST}@{source_name}", {})
+        of_labels = values.pop(f"{_LABELS}@{source_name}", {})
 
         mine = {
             key.removesuffix(f"@{source_name}"): _to_float(values.pop(key))
@@ -240,11 +299,12 @@ def split_by_source(
         row = {k.removeprefix("total_"): v for k, v in mine.items() if k.startswith("total_")}
 
         assert isinstance(lost, dict)
+        assert isinstance(of_labels, dict)
 
         row |= {name: float(count) for name, count in lost.items() if count > 0}
 
         if mine.get("code_perplexity", 0.0) != 0.0:
-            row |= {k: v for k, v in mine.items() if not k.startswith("total_")}
+            row |= {k: v for k, v in mine.items() if not k.startswith("total_")} | of_labels
             # A mean of nothing computes to zero, which no loss is.
             if row["adapted_loss"] == 0.0:
                 del row["adapted_loss"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import final
 
 from fairseq2.datasets import SequenceBatch
@@ -11,19 +10,9 @@ from fairseq2.models.wav2vec2 import Wav2Vec2Loss, Wav2Vec2Model, Wav2Vec2Output
 from torch import Tensor
 from torch.nn import Module
 
-from eqssl_speech.criteria.base import CriterionOutput
+from eqssl_speech.criteria.base import CriterionOutput, LossSection
+from eqssl_speech.data.labelled import SpeechBatch
 from eqssl_speech.models.wav2vec2 import StepwiseQuantizer
-
-
-@dataclass(kw_only=True)
-class LossSection:
-    """The weights of the terms of the loss."""
-
-    diversity_weight: float = 0.1
-    """The weight of the codebooks' diversity term (arXiv 2006.11477, section 3.2)."""
-
-    feature_penalty_weight: float = 10.0
-    """The weight of the mean square of the feature extractor's output."""
 
 
 @final
@@ -39,12 +28,14 @@ class Wav2Vec2Criterion:
         self._chance = math.log(1 + module.num_distractors)
         self._quantizer = module.quantizer
 
-    def __call__(self, model: Module, batch: SequenceBatch) -> CriterionOutput:
+    def __call__(self, model: Module, batch: SpeechBatch) -> CriterionOutput:
         """Compute the loss of a batch.
 
         :param model: The base module or a distributed wrapper of it.
         :param batch: Waveforms. *Shape:* ``(N, S)``.
         """
+        assert isinstance(batch, SequenceBatch)
+
         seqs, layout = batch.as_input()
 
         loss: Wav2Vec2Loss
@@ -79,6 +70,11 @@ class Wav2Vec2Criterion:
     def num_codes(self) -> int:
         """``G x V``, over all codebooks."""
         return self._quantizer.num_codebooks * self._quantizer.num_codebook_entries
+
+    @property
+    def num_labels(self) -> tuple[int, ...]:
+        """None: targets are features of the audio itself."""
+        return ()
 
     def set_step_nr(self, step_nr: int) -> None:
         """Let the quantizer's temperature follow the outer steps."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
-from fairseq2.datasets import SequenceBatch
 from fairseq2.device import Device, SupportsDeviceTransfer
 from typing_extensions import override
 
 from eqssl_speech.data.batching import BatchPlan, BatchStream
+from eqssl_speech.data.labelled import SpeechBatch
 from eqssl_speech.data.schedule import SourceSchedule
 
 
@@ -21,7 +21,7 @@ class Episode(SupportsDeviceTransfer):
     """K+1 batches of one data source: one for each inner step and one at phi^K."""
 
     source_name: str
-    batches: list[SequenceBatch]
+    batches: list[SpeechBatch]
 
     seed: int = 0
     """For the random draws of the episode (masks, distractors, dropout), whichever rank has it."""

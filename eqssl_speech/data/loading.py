@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fairseq2.datasets import SequenceBatch
+from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from eqssl_speech.data.audio import AudioError, AudioFormat, read_audio
 from eqssl_speech.data.batching import BatchPlan, Crop
 from eqssl_speech.data.corpus import DataSource
-from eqssl_speech.data.episodes import Episode, EpisodePlan
+from eqssl_speech.data.labelled import FrameLabels, LabelledBatch, SpeechBatch
 from eqssl_speech.data.manifest import Manifest
 from eqssl_speech.error import InputError
+from eqssl_speech.text.frames import num_frames
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,15 @@ class UtteranceReader:
             self._on_failure(LoadFailure(utterances.source_name, file, str(ex), num_bad))
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A crop that was read."""
+
+    utterance: int
+    start: int
+    waveform: npt.NDArray[np.float32]
+
+
 @final
 class BatchLoader:
     """Reads the crops of a batch, in any thread.
@@ -142,26 +153,33 @@ class BatchLoader:
     """
 
     def __init__(
-        self, reader: UtteranceReader, *, normalize: bool, pin_memory: bool = False
+        self,
+        reader: UtteranceReader,
+        *,
+        normalize: bool,
+        labels: FrameLabels | None = None,
+        pin_memory: bool = False,
     ) -> None:
         """
         :param reader: Reads the utterances.
         :param normalize: Whether each crop is brought to zero mean and unit variance.
+        :param labels: If given, batches carry the labels of their frames, and crops begin where a frame does.
         :param pin_memory: Whether batches lie in memory from which a GPU copies while it computes.
         """
         self._reader = reader
         self._normalize = normalize
+        self._labels = labels
         self._pin_memory = pin_memory
 
         # The utterances of a run live as long as it.
         self._dead: set[int] = set()
 
-    def load(self, utterances: Utterances, plan: BatchPlan) -> SequenceBatch:
+    def load(self, utterances: Utterances, plan: BatchPlan) -> SpeechBatch:
         """Read a batch.
 
         :param utterances: What the plan's indices mean.
         :param plan: The crops.
-        :returns: Waveforms without padding. *Shape:* ``(N, S)``.
+        :returns: Waveforms without padding. *Shape:* ``(N, S)``. With labels, a :class:`LabelledBatch`.
         :raises DeadSourceError: If no utterance of the source can be read any more.
         """
         key = id(utterances)
@@ -189,52 +207,83 @@ class BatchLoader:
         if not good_rows:
             good_rows = [self._read_longest(utterances)]
 
-        waveforms = torch.from_numpy(np.stack(good_rows))
+        waveforms = torch.from_numpy(np.stack([row.waveform for row in good_rows]))
 
         if self._normalize:
             waveforms = layer_norm(waveforms, waveforms.shape[-1:])
 
-        if self._pin_memory:
-            waveforms = waveforms.pin_memory()
+        if self._labels is None:
+            return self._make_batch(waveforms, None)
 
-        return SequenceBatch(waveforms, seq_lens=None)
+        labels = np.stack([self._read_labels(utterances, row) for row in good_rows], axis=1)
 
-    def make_silence(self, plan: BatchPlan) -> SequenceBatch:
+        return self._make_batch(waveforms, torch.from_numpy(labels))
+
+    def make_silence(self, plan: BatchPlan) -> SpeechBatch:
         """Return silence in the shape of a batch, where there is nothing to read.
 
         :param plan: The batch.
         """
-        waveforms = torch.zeros((len(plan.crops), plan.num_samples))
+        num_crops, labels = len(plan.crops), None
 
-        return SequenceBatch(
-            waveforms.pin_memory() if self._pin_memory else waveforms, seq_lens=None
+        if self._labels is not None:
+            shape = (len(self._labels.num_codes), num_crops, num_frames(plan.num_samples))
+            labels = torch.zeros(shape, dtype=torch.int64)
+
+        return self._make_batch(torch.zeros((num_crops, plan.num_samples)), labels)
+
+    def _make_batch(self, waveforms: Tensor, labels: Tensor | None) -> SpeechBatch:
+        if self._pin_memory:
+            waveforms = waveforms.pin_memory()
+
+        audio = SequenceBatch(waveforms, seq_lens=None)
+
+        if labels is None:
+            return audio
+
+        return LabelledBatch(audio, labels.pin_memory() if self._pin_memory else labels)
+
+    def _read_labels(self, utterances: Utterances, row: _Row) -> npt.NDArray[np.int64]:
+        assert self._labels is not None
+
+        manifest, entry_nr = utterances.items[row.utterance]
+
+        return self._labels.read(
+            manifest, entry_nr, start=row.start, num_frames=num_frames(len(row.waveform))
         )
 
     def _read(
         self, utterances: Utterances, crop: Crop, num_samples: int, *, alone: bool
-    ) -> npt.NDArray[np.float32] | None:
+    ) -> _Row | None:
         index = crop.utterance
 
         candidates: Iterable[int] = [index]
         if not alone:
             candidates = list_stand_ins(utterances, index, min_num_samples=num_samples)
 
+        start = crop.start
+
+        if self._labels is not None:
+            start -= start % self._labels.crop_multiple
+
         for candidate in candidates:
             # A stand-in is read from its start: the random place was drawn for another length.
-            first = crop.start if candidate == index else 0
+            first = start if candidate == index else 0
 
-            row = self._reader.read(utterances, candidate, start=first, num_samples=num_samples)
-            if row is not None:
-                return row
+            waveform = self._reader.read(
+                utterances, candidate, start=first, num_samples=num_samples
+            )
+            if waveform is not None:
+                return _Row(candidate, first, waveform)
 
         return None
 
-    def _read_longest(self, utterances: Utterances) -> npt.NDArray[np.float32]:
+    def _read_longest(self, utterances: Utterances) -> _Row:
         """Read the longest utterance that can be read, where none is as long as the plan has it."""
         for index in np.argsort(-utterances.lengths, kind="stable"):
-            row = self._reader.read(utterances, int(index))
-            if row is not None:
-                return row
+            waveform = self._reader.read(utterances, int(index))
+            if waveform is not None:
+                return _Row(int(index), 0, waveform)
 
         self._dead.add(id(utterances))
 
@@ -297,63 +346,4 @@ def list_utterances(
     """
     return Utterances(
         source.name, tuple((manifest, i) for i in good), np.asarray(lengths, dtype=np.int64)
-    )
-
-
-def load_episode(
-    plan: EpisodePlan,
-    sources: Sequence[Utterances],
-    loader: BatchLoader,
-    *,
-    skip_dead: bool = False,
-) -> Episode:
-    """Read the batches of an episode.
-
-    :param plan: What to read.
-    :param sources: The utterances of each stream.
-    :param loader: Reads them.
-    :param skip_dead: Whether an episode of a source none of whose recordings can be read is silent and marked as dead.
-    :raises InputError: If it is not.
-    """
-    utterances = sources[plan.stream]
-
-    try:
-        batches = [loader.load(utterances, batch) for batch in plan.batches]
-    except DeadSourceError as ex:
-        if not skip_dead:
-            # The host knows errors by their very class.
-            raise InputError(str(ex)) from None
-
-        batches = [loader.make_silence(batch) for batch in plan.batches]
-
-        return Episode(utterances.source_name, batches, plan.seed, is_dead=True)
-
-    return Episode(utterances.source_name, batches, plan.seed)
-
-
-def load_validation_episode(
-    plans: tuple[EpisodePlan, EpisodePlan],
-    train: Utterances,
-    valid: Utterances,
-    loader: BatchLoader,
-    *,
-    skip_dead: bool = False,
-) -> Episode:
-    """Read an episode of a validation.
-
-    :param plans: The batches to adapt on and those to evaluate.
-    :param train: What the indices of the first mean.
-    :param valid: What the indices of the second mean.
-    :param loader: Reads them.
-    :param skip_dead: See :func:`load_episode`.
-    """
-    to_adapt, to_evaluate = (
-        load_episode(plan, [utterances], loader, skip_dead=skip_dead)
-        for plan, utterances in zip(plans, (train, valid))
-    )
-
-    return Episode(
-        valid.source_name,
-        to_adapt.batches + to_evaluate.batches,
-        is_dead=to_adapt.is_dead or to_evaluate.is_dead,
     )

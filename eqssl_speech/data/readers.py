@@ -25,6 +25,8 @@ T = TypeVar("T")
 BATCH_NUM_SAMPLES: Final = "batch_num_samples"
 """In the state of an :class:`EpisodeReader`: the budget of a batch, on which the make-up of batches depends."""
 
+_LABELS_DIGEST: Final = "labels_digest"
+
 NUM_UTTERANCES: Final = "num_utterances"
 """In the state of an :class:`EpisodeReader`: the utterances of each source."""
 
@@ -43,13 +45,16 @@ class EpisodeReader(DataReader[T], Closable):
         *,
         num_workers: int,
         num_prefetch: int,
+        labels_digest: str | None = None,
     ) -> None:
         """
         :param planner: Says what to read.
         :param load: Reads it, in any thread.
         :param num_workers: How many episodes are decoded at once.
         :param num_prefetch: How many episodes are held ready.
+        :param labels_digest: What tells the labels of the frames from others, if they have some.
         """
+        self._labels_digest = labels_digest
         self._planner = planner
         self._load = load
         self._num_workers = num_workers
@@ -96,14 +101,21 @@ class EpisodeReader(DataReader[T], Closable):
             "batches_per_pass": list(self._state.batches_per_pass),
             BATCH_NUM_SAMPLES: self._planner.batch_num_samples,
             NUM_UTTERANCES: list(self._planner.num_utterances),
+            **({} if self._labels_digest is None else {_LABELS_DIGEST: self._labels_digest}),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Go on where another reader was; if its batches were of another size, at the same part of each pass.
 
-        :raises InputError: If it read another number of sources.
+        :raises InputError: If it read another number of sources, or other labels.
         """
+        if state_dict.get(_LABELS_DIGEST, self._labels_digest) != self._labels_digest:
+            raise InputError(
+                "The labels of `dataset.labels` are not those that the checkpoint was trained with, whose numbers mean "
+                "something else: put them back, or choose another output directory."
+            )
+
         step_nr, positions = state_dict["step_nr"], state_dict["positions"]
 
         assert isinstance(step_nr, int)

@@ -34,13 +34,16 @@ class Measures:
     """`plain_loss` - `adapted_loss` on the same batches."""
 
     chance: float | None
-    """The loss of guessing, log2(1 + number of distractors)."""
+    """The loss of guessing: log2(1 + number of distractors), or the entropy of the labels."""
 
     below_chance: float | None
     """`chance` - `plain_loss`: greater is better."""
 
     accuracy: float | None
-    """The share of targets found among their distractors, 0 to 1."""
+    """The share of targets found among their distractors, or of labels predicted, 0 to 1."""
+
+    majority_share: float | None
+    """The share of the most frequent label, 0 to 1: the accuracy of guessing. ``None`` without labels."""
 
     code_perplexity: float | None
 
@@ -186,6 +189,7 @@ def _measure(run: RunRecord, source: str, row: Row) -> Measures:
         chance=chance,
         below_chance=None if chance is None else chance - plain_loss,
         accuracy=get_number(row, "accuracy"),
+        majority_share=get_number(row, "majority_share"),
         code_perplexity=get_number(row, "code_perplexity"),
         prob_perplexity=get_number(row, "prob_perplexity"),
         code_share=get_number(row, "code_share"),
@@ -231,6 +235,7 @@ def _average(run: RunRecord, sources: Mapping[str, Measures]) -> Measures:
         chance=_mean(m.chance for m in every),
         below_chance=_mean(m.below_chance for m in every),
         accuracy=_mean(m.accuracy for m in every),
+        majority_share=_mean(m.majority_share for m in every),
         code_perplexity=_mean(m.code_perplexity for m in every),
         prob_perplexity=_mean(m.prob_perplexity for m in every),
         code_share=_mean(m.code_share for m in every),

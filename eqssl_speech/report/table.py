@@ -12,12 +12,16 @@ from rich.text import Text
 from eqssl_speech.report.runs import CONVENTIONAL_RUN, EQUILIBRIUM_RUN
 from eqssl_speech.report.summary import Measures, RunSummary, Summary
 
+_ACCURACY = "accuracy\n%"
+
+_MAJORITY = "commonest\nlabel %"
+
 _COLUMNS = (
     "plain\nloss",
     "below\nchance",
     "adapted\nloss",
     "adaptation\ngain",
-    "accuracy\n%",
+    _ACCURACY,
     "codes\nused %",
     "hours\nseen",
     "utterances\nseen",
@@ -40,6 +44,7 @@ def _build_table(name: str, run: RunSummary) -> Table:
     )
 
     labelled = any(run.labels.values())
+    predicts_labels = run.macro.majority_share is not None
 
     table.add_column("source", overflow="fold")
     if labelled:
@@ -47,25 +52,31 @@ def _build_table(name: str, run: RunSummary) -> Table:
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
 
+        if column == _ACCURACY and predicts_labels:
+            table.add_column(_MAJORITY, justify="right", no_wrap=True)
+
     rows = [(source, run.labels.get(source, ""), m) for source, m in run.sources.items()]
     rows.append(("macro average", "", run.macro))
     rows.append((f"worst: {run.worst_source}", "", run.sources[run.worst_source]))
 
     for nr, (title, label, measures) in enumerate(rows, start=1):
-        cells = [title, *([label] if labelled else []), *_format_row(measures)]
+        cells = [title, *([label] if labelled else []), *_format_row(measures, predicts_labels)]
 
         table.add_row(*map(Text, cells), end_section=nr == len(run.sources))
 
     return table
 
 
-def _format_row(measures: Measures) -> Sequence[str]:
+def _format_row(measures: Measures, predicts_labels: bool) -> Sequence[str]:
+    majority = [_format(measures.majority_share, ".1f", scale=100)] if predicts_labels else []
+
     return (
         _format(measures.plain_loss, ".3f"),
         _format(measures.below_chance, ".3f"),
         _format(measures.adapted_loss, ".3f"),
         _format(measures.adaptation_gain, "+.3f"),
         _format(measures.accuracy, ".1f", scale=100),
+        *majority,
         _format(measures.code_share, ".1f", scale=100),
         _format(measures.hours, ".2f"),
         _format(measures.utterances, ",d"),

@@ -11,6 +11,9 @@ usage() {
 usage: run.sh CORPUS OUT [--size cpu|gpu] [--methods "none mixed per_source equilibrium"] [--seeds "1 2 3"]
               [--inner-lr X] [--sweep "0.01 0.03 0.1"] [--nproc N]
 
+METHODS may also be hubert_mixed, hubert_per_source and hubert_equilibrium: HuBERT instead of wav2vec 2.0, in two iterations
+of half the updates each, on clusters of MFCC and then of a layer of the first, which together hear as much audio.
+
 Makes CORPUS with `eqssl prepare debian-speech` if it is not there, then, for every method and seed:
   pre-trains into OUT/pretrain/METHOD-SEED (not for `none`), with the same audio per update in every method,
   fine-tunes into OUT/finetune/METHOD-SEED/SOURCE on 10 minutes of labels, a recogniser for each of six languages,
@@ -25,6 +28,7 @@ examples:
   run.sh corpora/debian_speech runs/debian_speech --sweep "0.01 0.03 0.1"
   run.sh corpora/debian_speech runs/debian_speech --inner-lr 0.03
   run.sh corpora/debian_speech runs/debian_speech --methods "none mixed" --seeds 1
+  run.sh corpora/debian_speech runs/debian_speech --methods "equilibrium hubert_equilibrium"
 END
 }
 
@@ -75,18 +79,44 @@ settings_of() {
         mixed) echo equilibrium=null dataset.episodes_per_source=2 dataset.regime=mixed ;;
         per_source) echo equilibrium=null dataset.episodes_per_source=2 ;;
         equilibrium) echo equilibrium.inner_lr="$inner_lr" ;;
+        hubert_*) settings_of "${1#hubert_}" ;;
         *)
-            printf 'run.sh: there is no method `%s`; there are none, mixed, per_source and equilibrium.\n' "$1" >&2
+            printf 'run.sh: there is no method `%s`; there are none, mixed, per_source and equilibrium, the last three with `hubert_` too.\n' \
+                "$1" >&2
             exit 2
             ;;
     esac
 }
 
 pretrain() { # DIR SETTINGS...
-    local directory="$1"
+    run_pretrain "$here/pretrain_$size.yaml" "$@"
+}
+
+run_pretrain() { # CONFIG DIR SETTINGS...
+    launch pretrain "$2" --config-file "$1" ${plain[@]+"${plain[@]}"} --config dataset.corpus="$corpus" "${@:3}"
+}
+
+# The larger model has more layers to choose from, and more frames to cluster.
+case "$size" in
+    cpu) layer=3 clusters=100 ;;
+    *) layer=6 clusters=500 ;;
+esac
+
+pretrain_hubert() { # DIR SETTINGS...
+    local directory="$1" config="$here/pretrain_hubert_$size.yaml"
     shift
-    launch pretrain "$directory" --config-file "$here/pretrain_$size.yaml" ${plain[@]+"${plain[@]}"} \
-        --config dataset.corpus="$corpus" "$@"
+    label "$out/labels/mfcc" --clusters 100
+    run_pretrain "$config" "$directory/iteration-1" dataset.labels="$out/labels/mfcc" "$@"
+    label "$directory/labels" --checkpoint "$directory/iteration-1" --layer "$layer" --clusters "$clusters"
+    run_pretrain "$config" "$directory/iteration-2" dataset.labels="$directory/labels" "$@"
+}
+
+label() { # DIR ARGUMENTS OF `eqssl labels`...
+    local names=() source
+    for source in $sources; do
+        names+=(--source "$source")
+    done
+    launch labels "$corpus" "$1" "${names[@]}" "${@:2}"
 }
 
 # What cannot be started is refused before anything is made.
@@ -122,11 +152,18 @@ for seed in $seeds; do
         run="$method-$seed"
         pretrained=null
 
-        if [ "$method" != none ]; then
-            # shellcheck disable=SC2046  # words
-            pretrain "$out/pretrain/$run" $(settings_of "$method") common.seed="$seed"
-            pretrained="$out/pretrain/$run"
-        fi
+        # shellcheck disable=SC2046  # words
+        case "$method" in
+            none) ;;
+            hubert_*)
+                pretrain_hubert "$out/pretrain/$run" $(settings_of "$method") common.seed="$seed"
+                pretrained="$out/pretrain/$run/iteration-2"
+                ;;
+            *)
+                pretrain "$out/pretrain/$run" $(settings_of "$method") common.seed="$seed"
+                pretrained="$out/pretrain/$run"
+                ;;
+        esac
 
         for source in $sources; do
             launch finetune "$out/finetune/$run/$source" --config-file "$here/finetune_$size.yaml" ${plain[@]+"${plain[@]}"} \

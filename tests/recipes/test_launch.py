@@ -204,19 +204,27 @@ def test_job_goes_back_into_the_queue_if_it_can_go_on(programs, status, requeued
     assert requeues == ([["requeue", "30017"]] if requeued else [])
 
 
+# What each recipe runs in several processes, and what in one.
+RECIPE_COMMANDS = {
+    "quickstart": ({"pretrain", "finetune", "evaluate"}, {"tokenizer", "transcribe"}),
+    "hubert_quickstart": ({"labels", "pretrain"}, set()),
+    "debian_speech": ({"pretrain", "finetune", "evaluate", "labels"}, {"tokenizer"}),
+}
+
+
 def start_recipe(programs: Programs, name: str, tmp_path: Path) -> list[object]:
-    if name == "quickstart":
+    if name != "debian_speech":
         return [RECIPES / name / "run.sh", tmp_path / "out"]
 
     (tmp_path / "corpus").mkdir(exist_ok=True)
     (tmp_path / "corpus" / "sources.tsv").touch()
 
-    args = ["--methods", "equilibrium", "--seeds", "1", "--size", "gpu"]
+    args = ["--methods", "equilibrium hubert_mixed", "--seeds", "1", "--size", "gpu"]
 
     return [RECIPES / name / "run.sh", tmp_path / "corpus", tmp_path / "out", *args]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "debian_speech"])
+@pytest.mark.parametrize("name", RECIPE_COMMANDS)
 def test_recipe_trains_and_evaluates_in_the_processes_of_a_job(programs, tmp_path, name):
     result = programs.run(*start_recipe(programs, name, tmp_path), **SLURM)
 
@@ -226,12 +234,12 @@ def test_recipe_trains_and_evaluates_in_the_processes_of_a_job(programs, tmp_pat
     many = {c.subcommand for c in calls if c.env.get("WORLD_SIZE") == "4"}
     one = {c.subcommand for c in calls if "WORLD_SIZE" not in c.env}
 
-    assert many == {"pretrain", "finetune", "evaluate"}
-    assert one == {"tokenizer"} | ({"transcribe"} if name == "quickstart" else set())
+    assert (many, one) == RECIPE_COMMANDS[name]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "debian_speech"])
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("name", "stage"), [(n, s) for n, (many, _) in RECIPE_COMMANDS.items() for s in sorted(many)]
+)
 def test_recipe_that_was_asked_to_stop_ends_there_and_is_put_back(programs, tmp_path, name, stage):
     command = start_recipe(programs, name, tmp_path)
 
@@ -242,7 +250,7 @@ def test_recipe_that_was_asked_to_stop_ends_there_and_is_put_back(programs, tmp_
     assert programs.calls()[-1].args == ["requeue", "30017"]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "debian_speech"])
+@pytest.mark.parametrize("name", RECIPE_COMMANDS)
 def test_recipe_takes_the_number_of_processes(programs, tmp_path, name):
     command = start_recipe(programs, name, tmp_path)
 
@@ -251,7 +259,7 @@ def test_recipe_takes_the_number_of_processes(programs, tmp_path, name):
     assert result.returncode == 0, result.stderr
 
     for call in programs.calls():
-        is_shared = call.subcommand in ("pretrain", "finetune", "evaluate")
+        is_shared = call.subcommand in RECIPE_COMMANDS[name][0]
 
         assert ("torch.distributed.run" in call.args) == is_shared
 

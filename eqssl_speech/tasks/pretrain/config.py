@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.utils.validation import Validatable, ValidationResult
 
-from eqssl_speech.criteria.wav2vec2 import LossSection
+from eqssl_speech.criteria.base import LossSection
 from eqssl_speech.equilibrium import InnerLoop, resolve_outer_weights
 from eqssl_speech.tasks.sections import (
     AudioSourcesSection,
@@ -139,6 +140,10 @@ class SourcesSection(AudioSourcesSection):
 
     regime: Literal["per_source", "mixed"] = "per_source"
     """``per_source``: a batch holds one source. ``mixed``: batches hold all sources (conventional training only)."""
+
+    labels: Path | list[Path] | None = None
+    """HuBERT: the directory of `eqssl labels`, or several, each a set of labels of all these sources, which are
+    predicted at once."""
 
     episodes_per_source: int = 1
     """How many episodes a source of an update has; raised where the number of ranks asks for it."""

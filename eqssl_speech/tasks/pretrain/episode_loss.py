@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal, cast, final
 
 import torch
-from fairseq2.datasets import SequenceBatch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 
 from eqssl_speech.criteria.base import Criterion, CriterionOutput
 from eqssl_speech.data.episodes import Episode
+from eqssl_speech.data.labelled import SpeechBatch, with_audio
 from eqssl_speech.equilibrium import (
     EpisodeError,
     EquilibriumOptimizer,
@@ -113,7 +113,7 @@ class EpisodeLoss:
 
         if isinstance(self._replica, ShardedReplica):
             # Its gradients are sent from within the backward pass of the model. What is finite, times zero, is zero.
-            noise = SequenceBatch(torch.randn_like(batch.seqs), None)
+            noise = with_audio(batch, torch.randn_like(batch.seqs))
 
             loss = 0.0 * self._criterion(self._model, noise).loss
 
@@ -164,7 +164,7 @@ class EpisodeLoss:
             self._optimizer.outer_loss(last.loss), outputs[0], last, trace.grad_norms
         )
 
-    def _inner_loss(self, batch: SequenceBatch, outputs: list[CriterionOutput]) -> Tensor:
+    def _inner_loss(self, batch: SpeechBatch, outputs: list[CriterionOutput]) -> Tensor:
         outputs.append(self._criterion(self._module, batch))
 
         return outputs[-1].loss
@@ -183,7 +183,7 @@ class EpisodeLoss:
         outputs: list[CriterionOutput] = []
         params = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
 
-        def loss_fn(batch: SequenceBatch, phi: dict[str, Tensor]) -> Tensor:
+        def loss_fn(batch: SpeechBatch, phi: dict[str, Tensor]) -> Tensor:
             def model(*args: Any, **kwargs: Any) -> Any:
                 return functional_call(self._module, phi, args, kwargs)
 

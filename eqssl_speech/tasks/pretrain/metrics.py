@@ -21,6 +21,8 @@ METRIC_DESCRIPTORS: Final = (
     _shown("adapted_loss", 101),
     _shown("adaptation_gain", 102, higher_better=True),
     _shown("accuracy", 110, higher_better=True),
+    _shown("majority_share", 111),
+    _shown("label_entropy", 112),
     _shown("code_perplexity", 120, higher_better=True),
     _shown("prob_perplexity", 121, higher_better=True),
     _shown("code_share", 122, higher_better=True),
@@ -43,6 +45,9 @@ METRIC_DESCRIPTORS: Final = (
     MetricDescriptor("bad_recordings", "bad_recordings", 313, format_as_int),
 )
 """What the logs say of a run; losses in bits per masked frame.
+
+Where targets have labels, ``majority_share`` is the share of the most frequent one, the accuracy of a model that knows
+nothing else, and ``label_entropy`` its loss; a validation gives that as ``chance``.
 
 Of a source, ``non_finite``, ``exploded`` and ``dead`` are the episodes so far, as each rank counts them, that
 contributed nothing: a number was not finite, the loss rose too far over the inner loop, no recording could be read. Its

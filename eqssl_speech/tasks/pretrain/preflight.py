@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from fairseq2.models.wav2vec2 import WAV2VEC2_FAMILY
 from fairseq2.runtime.dependency import DependencyResolver
 from fairseq2.world_info import WorldInfo
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.hubert import HUBERT_FAMILY
 from eqssl_speech.tasks.optimizer import check_optimizer, check_warm_up
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.optimizer import get_equilibrium_section
@@ -108,7 +110,31 @@ def check_config(config: PretrainConfig, world_size: int) -> None:
             "updates."
         )
 
-    if config.model.family not in (None, "wav2vec2"):
+    _check_family(config)
+
+
+def _check_family(config: PretrainConfig) -> None:
+    family, labels = config.model.family or WAV2VEC2_FAMILY, config.dataset.labels
+
+    if family not in (WAV2VEC2_FAMILY, HUBERT_FAMILY):
         raise InputError(
-            f"`model.family` is '{config.model.family}', but pre-training supports 'wav2vec2' only."
+            f"`model.family` is '{family}', but pre-training supports '{WAV2VEC2_FAMILY}' and '{HUBERT_FAMILY}' only."
+        )
+
+    if family == HUBERT_FAMILY and labels is None:
+        raise InputError(
+            "`model.family` is 'hubert', which predicts labels, but `dataset.labels` is not set: make them with "
+            "`eqssl labels CORPUS DIR` and add `--config dataset.labels=DIR`."
+        )
+
+    if family != HUBERT_FAMILY and labels is not None:
+        raise InputError(
+            f"`dataset.labels` is set, but a model of the family '{family}' takes no labels: leave it out, or set "
+            "`model.family` to 'hubert'."
+        )
+
+    if family != HUBERT_FAMILY and config.loss.unmasked_weight != 0.0:
+        raise InputError(
+            f"`loss.unmasked_weight` is {config.loss.unmasked_weight}, but a model of the family '{family}' is told of "
+            "masked frames only: leave it out."
         )

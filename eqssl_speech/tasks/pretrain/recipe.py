@@ -9,6 +9,7 @@ from fairseq2.metrics.recorders import MetricDescriptor
 from fairseq2.models.wav2vec2 import Wav2Vec2Model
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.recipe.cli import register_cli_error
+from fairseq2.recipe.internal.asset_config import _AssetConfigOverrider
 from fairseq2.recipe.internal.model import _ModelHolder
 from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
 from fairseq2.task import Task
@@ -16,11 +17,14 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from eqssl_speech.criteria.base import Criterion, LossSection
+from eqssl_speech.criteria.hubert import HubertCriterion
 from eqssl_speech.criteria.wav2vec2 import Wav2Vec2Criterion
 from eqssl_speech.data.loading import BatchLoader, UtteranceReader
 from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
+from eqssl_speech.models.hubert import HubertModel
 from eqssl_speech.models.wav2vec2 import (
     accelerate,
     expects_normalized_audio,
@@ -34,6 +38,7 @@ from eqssl_speech.tasks.pretrain.config import EquilibriumSection, PretrainConfi
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 from eqssl_speech.tasks.pretrain.lost_episodes import LostEpisodeWatch
 from eqssl_speech.tasks.pretrain.metrics import METRIC_DESCRIPTORS
+from eqssl_speech.tasks.pretrain.model import LabelledModelConfig
 from eqssl_speech.tasks.pretrain.optimizer import (
     create_optimizer,
     create_replica,
@@ -82,6 +87,12 @@ class PretrainRecipe(Recipe):
 
         override_provider(container, Optimizer, create, singleton=True)
 
+        override_provider(
+            container,
+            _AssetConfigOverrider,
+            lambda resolver: LabelledModelConfig(resolver, resolver.resolve(CheckedSources)),
+        )
+
     @override
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
         config = context.get_config_as(PretrainConfig)
@@ -118,10 +129,10 @@ class _Wiring:
 
         # The model comes first: it draws from the random state that the host has just seeded.
         self._dp_model = context.get_data_parallel_model()
-        self._module = context.get_model_as(Wav2Vec2Model)
+        self._module = context.get_model_as(Module)
         self._optimizer = context.get_optimizer()
 
-        self._criterion = Wav2Vec2Criterion(self._module, self._config.loss)
+        self._criterion = create_criterion(self._module, self._config.loss)
 
         model_config = context.resolver.resolve(_ModelHolder, key="model").config
 
@@ -132,6 +143,7 @@ class _Wiring:
         self._loader = BatchLoader(
             self._reader,
             normalize=expects_normalized_audio(model_config.encoder_config),  # type: ignore[attr-defined]
+            labels=self._sources.labels,
             pin_memory=context.gangs.root.device.type == "cuda",
         )
 
@@ -162,7 +174,11 @@ class _Wiring:
             planner.batch_num_samples / config.dataset.sample_rate,
         )
 
-        reader = create_train_reader(config, planner, streams, self._loader)
+        labels = self._sources.labels
+
+        reader = create_train_reader(
+            config, planner, streams, self._loader, None if labels is None else labels.digest
+        )
 
         validation_round = ValidationRound(
             [u.source_name for u in self._sources.valid],
@@ -253,9 +269,31 @@ class _Wiring:
 
         write_source_rows(self._context.output_dir, rows)
 
+        for name, number in self._sources.num_unlabelled.items():
+            log.warning(
+                "Source {}: {} recording(s) have no labels, because they could not be read when labels were made, and "
+                "are left out.",
+                name,
+                number,
+            )
+
         for report in self._sources.reports:
             for bad in report.bad:
                 log.warning("Left out ({}): {}", bad.reason, bad.message)
+
+
+def create_criterion(module: Module, section: LossSection) -> Criterion:
+    """Create the loss that a model is pre-trained with.
+
+    :param module: A model of the family ``wav2vec2`` or ``hubert``, not a wrapper of it.
+    :param section: The weights of the terms.
+    """
+    if isinstance(module, HubertModel):
+        return HubertCriterion(module, section)
+
+    assert isinstance(module, Wav2Vec2Model)
+
+    return Wav2Vec2Criterion(module, section)
 
 
 def list_sources(

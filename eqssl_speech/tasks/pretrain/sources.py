@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from eqssl_speech.data.batching import BatchSize, BatchStream, plan_validation
 from eqssl_speech.data.check import SourceReport
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
+from eqssl_speech.data.episode_loading import load_episode, load_validation_episode
 from eqssl_speech.data.episodes import (
     Episode,
     EpisodeLayout,
@@ -24,14 +27,16 @@ from eqssl_speech.data.loading import (
     BatchLoader,
     Utterances,
     list_utterances,
-    load_episode,
-    load_validation_episode,
 )
+from eqssl_speech.data.manifest import Manifest
 from eqssl_speech.data.readers import EpisodeReader, ValidationReader
 from eqssl_speech.data.schedule import SourceSchedule
 from eqssl_speech.error import InputError
+from eqssl_speech.labels import LabelStore
 from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection
 from eqssl_speech.tasks.recordings import check_recordings
+
+_SPLITS: Final = ("train", "valid")
 
 MIXED: Final = "mixed"
 """The name under which batches of all sources are trained and logged."""
@@ -47,6 +52,12 @@ class CheckedSources:
     reports: tuple[SourceReport, ...]
     """Of the training and the validation split of each source in turn."""
 
+    labels: LabelStore | None = None
+    """The labels of their frames, if the configuration names some."""
+
+    num_unlabelled: Mapping[str, int] = field(default_factory=dict)
+    """How many good recordings of a source are left out because they have no labels."""
+
 
 def check_sources(section: SourcesSection) -> CheckedSources:
     """Look at the header of every recording of the configured sources.
@@ -61,25 +72,66 @@ def check_sources(section: SourcesSection) -> CheckedSources:
 
     corpus = select_sources(load_corpus(section.corpus), section.sources)
 
-    reports: list[SourceReport] = []
-    splits: dict[str, list[Utterances]] = {"train": [], "valid": []}
+    checked = [
+        (source, *check_recordings(source, split, section))
+        for source in corpus.sources
+        for split in _SPLITS
+    ]
 
-    for source in corpus.sources:
-        for split, all_utterances in splits.items():
-            utterances, report = _check_split(source, split, section)
+    labels = _open_labels(section, [(s.name, r.split, manifest) for s, manifest, r in checked])
 
-            all_utterances.append(utterances)
-            reports.append(report)
+    splits: dict[str, list[Utterances]] = {split: [] for split in _SPLITS}
+    num_unlabelled: Counter[str] = Counter()
 
-    return CheckedSources(corpus, tuple(splits["train"]), tuple(splits["valid"]), tuple(reports))
+    for source, manifest, report in checked:
+        utterances = _list_labelled(source, manifest, report, labels)
+
+        splits[report.split].append(utterances)
+        num_unlabelled[source.name] += report.num_good - len(utterances.lengths)
+
+    return CheckedSources(
+        corpus,
+        tuple(splits["train"]),
+        tuple(splits["valid"]),
+        tuple(report for _, _, report in checked),
+        labels,
+        +num_unlabelled,
+    )
 
 
-def _check_split(
-    source: DataSource, split: str, section: SourcesSection
-) -> tuple[Utterances, SourceReport]:
-    manifest, report = check_recordings(source, split, section)
+def _open_labels(
+    section: SourcesSection, manifests: Sequence[tuple[str, str, Manifest]]
+) -> LabelStore | None:
+    if section.labels is None:
+        return None
 
-    return list_utterances(source, manifest, report.good, report.num_samples), report
+    if not section.labels:
+        raise InputError(
+            "`dataset.labels` names no directory: name one that `eqssl labels` made, or leave it out for a model that "
+            "needs no labels."
+        )
+
+    directories = [section.labels] if isinstance(section.labels, Path) else section.labels
+
+    return LabelStore.open(directories, manifests, sample_rate=section.sample_rate)
+
+
+def _list_labelled(
+    source: DataSource, manifest: Manifest, report: SourceReport, labels: LabelStore | None
+) -> Utterances:
+    """List the good utterances, of which those that could not be read when labels were made have none."""
+    good = [
+        (entry_nr, num_samples)
+        for entry_nr, num_samples in zip(report.good, report.num_samples, strict=True)
+        if labels is None or labels.is_labelled(manifest, entry_nr)
+    ]
+
+    if not good:
+        raise InputError(
+            f"{report.manifest_file}: none of its usable recordings has labels; make them anew with `eqssl labels`."
+        )
+
+    return list_utterances(source, manifest, [i for i, _ in good], [n for _, n in good])
 
 
 def create_planner(
@@ -202,6 +254,7 @@ def create_train_reader(
     planner: EpisodePlanner,
     streams_utterances: Sequence[Utterances],
     loader: BatchLoader,
+    labels_digest: str | None = None,
 ) -> EpisodeReader[Episode]:
     """Create the reader of the training episodes."""
     section = config.dataset
@@ -216,6 +269,7 @@ def create_train_reader(
         ),
         num_workers=section.num_workers,
         num_prefetch=section.num_prefetch,
+        labels_digest=labels_digest,
     )
 
 

@@ -82,7 +82,9 @@ class PretrainUnit(TrainUnit[Episode]):
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         for name in self._source_names:
-            SourceMetrics(metric_bag, name).add(self._criterion.num_codes)
+            SourceMetrics(metric_bag, name).add(
+                self._criterion.num_codes, self._criterion.num_labels
+            )
 
         metric_bag.add("audio_seconds", Sum())
         metric_bag.add("total_audio_seconds", Sum())

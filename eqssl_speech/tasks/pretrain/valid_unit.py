@@ -9,7 +9,6 @@ from functools import partial
 from typing import final
 
 import torch
-from fairseq2.datasets import SequenceBatch
 from fairseq2.evaluator import EvalUnit
 from fairseq2.logging import log
 from fairseq2.metrics import MetricBag
@@ -23,6 +22,7 @@ from eqssl_speech.criteria.base import Criterion, CriterionOutput
 from eqssl_speech.criteria.collapse import CollapseDetector
 from eqssl_speech.criteria.metrics import SourceMetrics, macro_average, split_by_source
 from eqssl_speech.data.episodes import Episode
+from eqssl_speech.data.labelled import SpeechBatch, clone_batch
 from eqssl_speech.equilibrium import (
     InnerLoop,
     NonFiniteError,
@@ -80,7 +80,8 @@ class ValidationRound:
             chance=row["chance"],
             adapted_loss=row.get("adapted_loss"),
             accuracy=row.get("accuracy"),
-            code_share=row.get("code_share"),
+            # Labels that are given do not collapse.
+            code_share=None if "majority_share" in row else row.get("code_share"),
         )
 
         for warning in warnings:
@@ -96,6 +97,7 @@ class ValidationRound:
             "adapted_loss",
             "adaptation_gain",
             "accuracy",
+            "majority_share",
             "code_share",
             "chance",
         ):
@@ -148,7 +150,9 @@ class PretrainEvalUnit(EvalUnit[Episode]):
 
     @override
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        SourceMetrics(metric_bag, self._source_name).add(self._criterion.num_codes)
+        SourceMetrics(metric_bag, self._source_name).add(
+            self._criterion.num_codes, self._criterion.num_labels
+        )
 
     @override
     def set_train_step_nr(self, step_nr: int) -> None:
@@ -178,7 +182,7 @@ class PretrainEvalUnit(EvalUnit[Episode]):
             metrics.update_adapted(adapted)
 
     def _evaluate_adapted(
-        self, loop: InnerLoop, adapt: list[SequenceBatch], evaluate: SequenceBatch
+        self, loop: InnerLoop, adapt: list[SpeechBatch], evaluate: SpeechBatch
     ) -> CriterionOutput | None:
         params = [p for p in self._module.parameters() if p.requires_grad]
 
@@ -190,7 +194,7 @@ class PretrainEvalUnit(EvalUnit[Episode]):
             snapshot = Snapshot([*params, *self._module.buffers()])
             snapshot.take()
 
-            closures = [partial(self._loss, SequenceBatch(b.seqs.clone(), None)) for b in adapt]
+            closures = [partial(self._loss, clone_batch(b)) for b in adapt]
 
             self._module.train()
 
@@ -216,7 +220,7 @@ class PretrainEvalUnit(EvalUnit[Episode]):
 
                 snapshot.put_back()
 
-    def _loss(self, batch: SequenceBatch) -> Tensor:
+    def _loss(self, batch: SpeechBatch) -> Tensor:
         return self._criterion(self._module, batch).loss
 
     def _fork_rng(self) -> AbstractContextManager[None]:
@@ -238,7 +242,8 @@ class PretrainEvalUnit(EvalUnit[Episode]):
             row.pop("adapted_loss", None)
             row.pop("adaptation_gain", None)
 
-        row["chance"] = self._criterion.chance / math.log(2.0)
+        # Where targets have labels, a model that has learned nothing else knows how frequent each is.
+        row["chance"] = row.pop("label_entropy", self._criterion.chance / math.log(2.0))
 
         values.update(row)
 
