@@ -200,7 +200,6 @@ def descend(
     lr = loop.inner_lr if inner_lr is None else inner_lr
     replica = replica or Replica()
 
-    parts = [local_part(p) for p in params]
     sums: list[Tensor | None] = [None] * len(params)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
@@ -220,12 +219,15 @@ def descend(
         if lr != 0.0:
             used_scales = None if scales is None else [scales[i] for i in used]
 
-            _step([parts[i] for i in used], used_grads, norm, lr, loop, used_scales, replica)
+            # Found only now, as the first forward pass may move them (see Snapshot).
+            parts = [local_part(params[i]) for i in used]
+
+            _step(parts, used_grads, norm, lr, loop, used_scales, replica)
 
         # Or they would still take their memory while the next gradient is computed.
         del grads, used_grads
 
-    trace = InnerTrace(_stack(losses, parts), _stack(norms, parts))
+    trace = InnerTrace(_stack(losses, params), _stack(norms, params))
 
     if check_finite:
         trace.raise_if_diverged(replica=replica)
@@ -291,8 +293,8 @@ def _accumulate(
             present.add_(grad, alpha=weight)
 
 
-def _stack(values: list[Tensor], parts: Sequence[Tensor]) -> Tensor:
+def _stack(values: list[Tensor], params: Sequence[Tensor]) -> Tensor:
     if values:
         return torch.stack(values)
 
-    return torch.zeros(0, device=parts[0].device if parts else None)
+    return torch.zeros(0, device=params[0].device if params else None)

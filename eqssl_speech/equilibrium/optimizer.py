@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from eqssl_speech.equilibrium.inner import Closure, InnerLoop, InnerTrace, descend
 from eqssl_speech.equilibrium.moments import inverse_root_second_moments
-from eqssl_speech.equilibrium.replica import Replica, local_part
+from eqssl_speech.equilibrium.replica import Replica
 from eqssl_speech.equilibrium.snapshot import Snapshot
 from eqssl_speech.equilibrium.surrogate import attach_gradient
 from eqssl_speech.equilibrium.weights import OuterWeights, resolve_outer_weights
@@ -270,7 +270,7 @@ class EquilibriumOptimizer(Optimizer):
 
     def _take_snapshot(self) -> None:
         if self._snapshot is None:
-            self._snapshot = Snapshot([local_part(t) for t in [*self._params, *self._buffers]])
+            self._snapshot = Snapshot([*self._params, *self._buffers])
 
         if not self._snapshot_is_current:
             self._snapshot.take()

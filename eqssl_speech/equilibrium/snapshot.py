@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from eqssl_speech.equilibrium.replica import local_part
+
 
 @final
 class Snapshot:
@@ -18,17 +20,19 @@ class Snapshot:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """:param tensors: The tensors to remember; they keep their identity."""
-        self._tensors = [t.detach() for t in tensors]
+        """:param tensors: The tensors to remember, of sharded ones what lies here; they keep their identity."""
+        self._tensors = list(tensors)
         self._copies: list[Tensor] | None = None
 
     @torch.no_grad()
     def take(self) -> None:
         """Copy the present values."""
-        if self._copies is None:
-            self._copies = [torch.empty_like(t) for t in self._tensors]
+        parts = self._find_parts()
 
-        _copy(self._copies, self._tensors)
+        if self._copies is None:
+            self._copies = [torch.empty_like(t) for t in parts]
+
+        _copy(self._copies, parts)
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -39,9 +43,14 @@ class Snapshot:
         if self._copies is None:
             raise RuntimeError("`put_back()` was called before `take()`.")
 
-        _copy(self._tensors, self._copies)
+        _copy(self._find_parts(), self._copies)
 
         forget_cast_weights()
+
+    def _find_parts(self) -> list[Tensor]:
+        # Each time anew: FSDP2 gives shards of unequal lengths other memory in the first forward pass, and whenever a
+        # state is loaded.
+        return [local_part(t) for t in self._tensors]
 
 
 def forget_cast_weights() -> None:
