@@ -34,7 +34,7 @@ class CriterionOutput:
     """The mean loss per target, in nats, with its graph. A scalar."""
 
     num_targets: int
-    """The number of masked frames that the loss is a mean of; with several label sets it is the sum over them."""
+    """The number of masked frames that the loss is a mean of. The loss of a frame is summed over label sets."""
 
     main_loss: Tensor
     """The mean self-supervised loss without regularizers, in nats, detached. A scalar."""

@@ -92,6 +92,7 @@ class CollapseDetector:
         accuracy: float | None = None,
         code_share: float | None = None,
         code_perplexity: float | None = None,
+        chance_is_bound: bool = False,
     ) -> list[CollapseWarning]:
         """Take in one validation of one source.
 
@@ -102,6 +103,8 @@ class CollapseDetector:
         :param step: The outer step.
         :param plain_loss: The loss at theta, in bits.
         :param chance: The loss of a model that has learned nothing, in bits.
+        :param chance_is_bound: Whether a model that has learned nothing may also lie above it, as where chance is the
+            entropy of the source's own labels and the model knows those of all sources only.
         :param adapted_loss: The loss after the inner steps, in bits.
         :param accuracy: The share of targets found among their distractors, 0 to 1.
         :param code_share: The share of codes used, 0 to 1.
@@ -117,8 +120,14 @@ class CollapseDetector:
 
         findings: dict[CollapseKind, str | None] = {
             "codebook_collapse": self._judge_task(where, _finite(accuracy), few_codes),
-            "nothing_learned": self._judge_learning(where, source, step, loss, level),
-            "theta_let_go": self._judge_theta(where, loss, _finite(adapted_loss), level),
+            "nothing_learned": self._judge_learning(
+                where, source, step, loss, level, chance_is_bound
+            ),
+            "theta_let_go": (
+                ""
+                if chance_is_bound and step <= self._thresholds.num_grace_steps
+                else self._judge_theta(where, loss, _finite(adapted_loss), level)
+            ),
         }
 
         return [w for kind, text in findings.items() if (w := self._update(kind, source, text))]
@@ -153,7 +162,13 @@ class CollapseDetector:
         )
 
     def _judge_learning(
-        self, where: str, source: str, step: int, plain_loss: float | None, chance: float | None
+        self,
+        where: str,
+        source: str,
+        step: int,
+        plain_loss: float | None,
+        chance: float | None,
+        chance_is_bound: bool,
     ) -> str | None:
         if plain_loss is None or chance is None:
             return None
@@ -161,7 +176,10 @@ class CollapseDetector:
         if step <= self._thresholds.num_grace_steps:
             return ""
 
-        pinned = abs(plain_loss - chance) <= self._thresholds.chance_eps
+        distance = plain_loss - chance
+        is_above = chance_is_bound and distance > 0.0
+
+        pinned = is_above or abs(distance) <= self._thresholds.chance_eps
 
         number = self._num_pinned[source] = self._num_pinned.get(source, 0) + 1 if pinned else 0
 
@@ -170,9 +188,10 @@ class CollapseDetector:
 
         return (
             f"{where}: nothing has been learned, as the loss at theta of {plain_loss:.3f} bits has "
-            f"been at chance, {chance:.3f}, {number} times in a row; train conventionally first "
-            "(start_after_num_steps), lower inner_lr, set outer_weights=uniform, or raise the "
-            "learning rate."
+            f"been at {'or above ' if chance_is_bound else ''}chance, {chance:.3f}, {number} times in "
+            "a row; train conventionally first (start_after_num_steps), lower inner_lr, set "
+            f"outer_weights=uniform, {'raise unmasked_weight, ' if chance_is_bound else ''}or raise "
+            "the learning rate."
         )
 
     def _judge_theta(

@@ -34,7 +34,8 @@ class Measures:
     """`plain_loss` - `adapted_loss` on the same batches."""
 
     chance: float | None
-    """The loss of guessing: log2(1 + number of distractors), or the entropy of the labels."""
+    """The loss of guessing: log2(1 + number of distractors), or the entropy of the labels of the source. A HuBERT that
+    has learned nothing lies above that where sources differ, as it knows the labels of all together."""
 
     below_chance: float | None
     """`chance` - `plain_loss`: greater is better."""

@@ -98,7 +98,7 @@ run_pretrain() { # CONFIG DIR SETTINGS...
 
 # The larger model has more layers to choose from, and more frames to cluster.
 case "$size" in
-    cpu) layer=3 clusters=100 ;;
+    cpu) layer=2 clusters=200 ;;
     *) layer=6 clusters=500 ;;
 esac
 

@@ -9,11 +9,11 @@ source "$here/../launch.sh"
 
 usage() {
     cat <<'END'
-usage: run.sh [OUT] [--clusters N] [--layer N] [--nproc N] [ARGUMENTS OF `eqssl pretrain` ...]
+usage: run.sh [OUT] [--clusters "50 200"] [--layer N] [--nproc N] [ARGUMENTS OF `eqssl pretrain` ...]
 
-1. Clusters the MFCC of the sample into N codes (default: 100) and labels it: OUT/labels-1 (OUT: runs/hubert_quickstart).
+1. Clusters the MFCC of the sample into 50 codes and labels it: OUT/labels-1 (OUT: runs/hubert_quickstart).
 2. Pre-trains recipes/hubert_quickstart/hubert.yaml on these labels: OUT/iteration-1.
-3. Clusters the output of a layer of that (default: 3) into as many codes: OUT/labels-2.
+3. Clusters the output of a layer of that (default: 2) into 200 codes: OUT/labels-2.
 4. Pre-trains anew on those: OUT/iteration-2.
 5. Prints the table of both, and writes OUT/summary.json and OUT/summary.png.
 Started again, it goes on where it was. `--nproc N` labels and trains in N processes of this machine; a SLURM job does so in
@@ -21,14 +21,14 @@ its own (recipes/slurm/job.sbatch).
 
 examples:
   run.sh
-  run.sh runs/small --clusters 50 --config regime.num_steps=100
+  run.sh runs/small --clusters "30 60" --config regime.num_steps=100
   run.sh runs/plain --config equilibrium=null dataset.episodes_per_source=2       conventional, at the same cost
 END
 }
 
 out="$root/runs/hubert_quickstart"
-clusters=100
-layer=3
+clusters="50 200"
+layer=2
 nproc="${NPROC_PER_NODE:-}"
 extra=()
 
@@ -64,6 +64,13 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+read -r first second rest <<<"$clusters"
+
+if [[ ! "$first $second $rest" =~ ^[0-9]+\ [0-9]+\ $ ]]; then
+    printf 'run.sh: `--clusters` must be two numbers, as in `--clusters "50 200"`, but is `%s` instead.\n' "$clusters" >&2
+    exit 2
+fi
+
 NPROC_PER_NODE="$nproc"
 plan pretrain # Refuses what cannot be started before anything is made.
 
@@ -77,7 +84,7 @@ plain=()
 [ -t 2 ] || plain=(--no-rich)
 
 label() { # NUMBER ARGUMENTS OF `eqssl labels`...
-    launch labels "$here/../quickstart/corpus" "$out/labels-$1" --clusters "$clusters" "${@:2}"
+    launch labels "$here/../quickstart/corpus" "$out/labels-$1" "${@:2}"
 }
 
 pretrain() { # NUMBER
@@ -85,9 +92,9 @@ pretrain() { # NUMBER
         --config dataset.labels="$out/labels-$1" ${extra[@]+"${extra[@]}"}
 }
 
-label 1
+label 1 --clusters "$first"
 pretrain 1
-label 2 --checkpoint "$out/iteration-1" --layer "$layer"
+label 2 --clusters "$second" --checkpoint "$out/iteration-1" --layer "$layer"
 pretrain 2
 
 "$PYTHON" -m eqssl_speech.report "$out" --run iteration-1 iteration-2

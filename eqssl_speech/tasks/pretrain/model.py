@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
-from typing import Final, final
+from typing import final
 
+from fairseq2.models import ModelFamily
+from fairseq2.models.wav2vec2 import WAV2VEC2_FAMILY, Wav2Vec2Config
 from fairseq2.recipe.internal.asset_config import (
     _AssetConfigOverrider,
     _StandardAssetConfigOverrider,
 )
-from fairseq2.runtime.dependency import DependencyResolver, wire_object
+from fairseq2.runtime.dependency import DependencyLookup, DependencyResolver, wire_object
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.hubert import HubertConfig
+from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import CheckedSources
-
-FRAME_STRIDE: Final = 320
-"""The samples from one frame of a model to the next, 20 ms at 16 kHz, which labels are matched to."""
+from eqssl_speech.text.frames import CONVOLUTIONS
 
 
 @final
@@ -37,8 +37,26 @@ class LabelledModelConfig(_AssetConfigOverrider):
     def apply_overrides(
         self, section_name: str, config: object, unstructured_overrides: object | None
     ) -> object:
-        if not isinstance(config, HubertConfig) or self._labels is None:
+        if not isinstance(config, (HubertConfig, Wav2Vec2Config)):
+            raise InputError(
+                f"`{section_name}` is a model of another family ({type(config).__name__}), but pre-training supports "
+                "'wav2vec2' and 'hubert' only."
+            )
+
+        if isinstance(config, Wav2Vec2Config):
+            if self._labels is not None:
+                raise InputError(
+                    f"`dataset.labels` is set, but `{section_name}` is a wav2vec 2.0, which takes no labels: leave it "
+                    "out."
+                )
+
             return self._host.apply_overrides(section_name, config, unstructured_overrides)
+
+        if self._labels is None:
+            raise InputError(
+                f"`{section_name}` is a HuBERT, which predicts labels, but `dataset.labels` is not set: make them with "
+                "`eqssl labels CORPUS DIR` and add `--config dataset.labels=DIR`."
+            )
 
         num_codes = list(self._labels.num_codes)
 
@@ -54,12 +72,47 @@ class LabelledModelConfig(_AssetConfigOverrider):
                 f"{num_codes}: leave it out."
             )
 
-        stride = prod(desc[2] for desc in result.encoder_config.feature_extractor_layer_descs)
-
-        if stride != FRAME_STRIDE:
-            raise InputError(
-                f"`model.config_overrides.encoder_config.feature_extractor_layer_descs` makes a frame of {stride} "
-                f"samples, but labels are matched to frames of {FRAME_STRIDE}: leave it out."
-            )
+        _require_frames(result)
 
         return result
+
+
+def _require_frames(config: HubertConfig) -> None:
+    encoder_config = config.encoder_config
+    convolutions = [desc[1:] for desc in encoder_config.feature_extractor_layer_descs]
+
+    if encoder_config.use_fbank or [tuple(c) for c in convolutions] != list(CONVOLUTIONS):
+        raise InputError(
+            "`model.config_overrides.encoder_config` makes other frames of the audio than those that labels are "
+            "matched to: leave out `use_fbank`, and the kernels and strides of `feature_extractor_layer_descs`."
+        )
+
+
+def check_model(resolver: DependencyResolver, config: PretrainConfig) -> None:
+    """Find out now rather than once the output directory is made whether there can be such a model.
+
+    :raises InputError: If the architecture is unknown, or the configuration does not fit the labels.
+    """
+    section = config.model
+
+    if section.name is not None and section.path is None:
+        # Its card says what it is.
+        return
+
+    name = section.family or WAV2VEC2_FAMILY
+    family = DependencyLookup(resolver, ModelFamily).maybe_get(name)
+
+    assert family is not None
+
+    arch = section.arch
+    model_config = family.config_kls() if arch is None else family.maybe_get_arch_config(arch)
+
+    if model_config is None:
+        raise InputError(
+            f"`model.arch` is '{arch}', which the family '{name}' does not have; it has "
+            f"{', '.join(sorted(family.get_archs()))}."
+        )
+
+    resolver.resolve(_AssetConfigOverrider).apply_overrides(
+        "model", model_config, section.config_overrides
+    )

@@ -11,6 +11,7 @@ from eqssl_speech.error import InputError
 from eqssl_speech.models.hubert import HUBERT_FAMILY
 from eqssl_speech.tasks.optimizer import check_optimizer, check_warm_up
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
+from eqssl_speech.tasks.pretrain.model import check_model
 from eqssl_speech.tasks.pretrain.optimizer import get_equilibrium_section
 from eqssl_speech.tasks.pretrain.sources import CheckedSources, create_planner
 
@@ -29,6 +30,8 @@ def check_run(resolver: DependencyResolver, config: PretrainConfig) -> None:
     check_warm_up(config.lr_scheduler, config.regime.num_steps)
 
     sources = resolver.resolve(CheckedSources)
+
+    check_model(resolver, config)
 
     section = get_equilibrium_section(config)
 
@@ -115,6 +118,10 @@ def check_config(config: PretrainConfig, world_size: int) -> None:
 
 def _check_family(config: PretrainConfig) -> None:
     family, labels = config.model.family or WAV2VEC2_FAMILY, config.dataset.labels
+
+    if config.model.name is not None and config.model.path is None:
+        # The asset says of which family it is, and so `LabelledModelConfig` judges.
+        return
 
     if family not in (WAV2VEC2_FAMILY, HUBERT_FAMILY):
         raise InputError(

@@ -291,7 +291,9 @@ def create_criterion(module: Module, section: LossSection) -> Criterion:
     if isinstance(module, HubertModel):
         return HubertCriterion(module, section)
 
-    assert isinstance(module, Wav2Vec2Model)
+    assert isinstance(
+        module, Wav2Vec2Model
+    )  # What else there is, `LabelledModelConfig` has refused.
 
     return Wav2Vec2Criterion(module, section)
 

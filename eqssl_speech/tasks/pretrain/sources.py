@@ -84,7 +84,7 @@ def check_sources(section: SourcesSection) -> CheckedSources:
     num_unlabelled: Counter[str] = Counter()
 
     for source, manifest, report in checked:
-        utterances = _list_labelled(source, manifest, report, labels)
+        utterances = _list_labelled(source, manifest, report, labels, section.max_bad_share)
 
         splits[report.split].append(utterances)
         num_unlabelled[source.name] += report.num_good - len(utterances.lengths)
@@ -117,7 +117,11 @@ def _open_labels(
 
 
 def _list_labelled(
-    source: DataSource, manifest: Manifest, report: SourceReport, labels: LabelStore | None
+    source: DataSource,
+    manifest: Manifest,
+    report: SourceReport,
+    labels: LabelStore | None,
+    max_bad_share: float,
 ) -> Utterances:
     """List the good utterances, of which those that could not be read when labels were made have none."""
     good = [
@@ -126,9 +130,14 @@ def _list_labelled(
         if labels is None or labels.is_labelled(manifest, entry_nr)
     ]
 
-    if not good:
+    num_lacking, num_entries = report.num_good - len(good), len(manifest.entries)
+
+    if num_lacking > 0 and num_entries - len(good) > max_bad_share * num_entries:
         raise InputError(
-            f"{report.manifest_file}: none of its usable recordings has labels; make them anew with `eqssl labels`."
+            f"{report.manifest_file}: {num_lacking} of its {num_entries} recordings have no labels, as they could not "
+            f"be read when labels were made, and {report.num_bad} cannot be used, more than `dataset.max_bad_share` "
+            f"({max_bad_share:g}) allows; make labels into another directory with `eqssl labels` (with `--codebook` of "
+            "the same clusters)."
         )
 
     return list_utterances(source, manifest, [i for i, _ in good], [n for _, n in good])

@@ -82,6 +82,7 @@ class ValidationRound:
             accuracy=row.get("accuracy"),
             # Labels that are given do not collapse.
             code_share=None if "majority_share" in row else row.get("code_share"),
+            chance_is_bound="majority_share" in row,
         )
 
         for warning in warnings:
