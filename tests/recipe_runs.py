@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from eqssl_speech.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -72,6 +74,22 @@ FEW_STEPS = {
 }
 
 
+# Two steps on a corpus of a few seconds; the corpus has to be added.
+TWO_STEPS = {
+    "model.arch": "micro",
+    "dataset.audio_seconds_per_update": 8,
+    "dataset.num_workers": 1,
+    "regime.num_steps": 2,
+    "regime.validate_every_n_steps": 2,
+    "regime.checkpoint_every_n_steps": 2,
+    "regime.publish_metrics_every_n_steps": 1,
+    "lr_scheduler.config.num_warmup_steps": 1,
+    "validation.audio_seconds_per_batch": 4,
+    "common.metric_recorders.tensorboard.enabled": "false",
+    "common.torch.num_threads": 1,
+}
+
+
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -92,6 +110,36 @@ class Run:
         (file,) = (self.directory / "checkpoints" / f"step_{step_nr}" / kind).rglob("*.pt")
 
         return torch.load(file, weights_only=False)
+
+
+def make_labels(corpus: Path, directory: Path, *arguments: str) -> Path:
+    """Cluster MFCCs of a corpus in this process, as a user does; return the directory of the labels.
+
+    :param corpus: The corpus.
+    :param directory: Where the labels go.
+    :param arguments: Further arguments of ``eqssl labels``.
+    """
+    command = ["labels", str(corpus), str(directory), "--clusters", "8", "--jobs", "1"]
+
+    assert main([*command, *arguments]) == 0
+
+    return directory
+
+
+def label_sample(directory: Path, *arguments: str) -> Path:
+    """Label the two sources of :data:`SMALL` by clusters of 36 s of each; see :func:`make_labels`."""
+    sources = ["--source", "ru-festvox", "--source", "es-drascula"]
+
+    return make_labels(SAMPLE, directory, *sources, "--hours-for-clustering", "0.02", *arguments)
+
+
+def choose_family(family: str, label: Callable[[], Path]) -> dict[str, Any]:
+    """Return what of a run's settings chooses the family of the model.
+
+    :param family: The family.
+    :param label: Called for the directory of labels if it predicts some.
+    """
+    return {"model.family": family} | ({"dataset.labels": label()} if family == "hubert" else {})
 
 
 def run_pretrain(
@@ -182,6 +230,26 @@ def require_time_left(whole: Run, again: Run) -> None:
 
         # Those of the sources do not repeat it.
         assert ["time_left: 0s" in line for line in lines].count(True) == 1 < len(lines)
+
+
+def assert_refused(result: tuple[int, str], directory: Path, *words: str) -> None:
+    """Require exit status 2 and one sentence, and that nothing was written.
+
+    :param result: The exit status and the output.
+    :param directory: The output directory.
+    :param words: What the sentence has to say.
+    """
+    status, output = result
+
+    assert status == 2, output
+    assert "Traceback" not in output
+
+    (line,) = [line for line in output.splitlines() if "ERROR" in line or line.startswith("eqssl:")]
+
+    for word in words:
+        assert word in line
+
+    assert not directory.exists(), "something was written"
 
 
 def assert_same(left: Any, right: Any, where: str = "") -> None:

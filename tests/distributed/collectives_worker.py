@@ -1,5 +1,7 @@
 """Counts what is sent during the inner steps of an episode and during the backward pass after them.
 
+    collectives_worker.py FAMILY OUTPUT
+
 Started by torchrun; writes a JSON file from rank 0.
 """
 
@@ -11,31 +13,29 @@ from pathlib import Path
 
 import eqssl_speech  # noqa: F401  # isort: skip  # Before fairseq2, as it makes libsndfile findable.
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
-from fairseq2.datasets import SequenceBatch
-from fairseq2.models.wav2vec2 import create_wav2vec2_model
+from families import make_batch, make_criterion, make_micro_model
 from torch.distributed import destroy_process_group, get_rank, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from eqssl_speech.criteria.wav2vec2 import LossSection, Wav2Vec2Criterion
 from eqssl_speech.data.episodes import Episode
 from eqssl_speech.equilibrium import EquilibriumOptimizer
-from eqssl_speech.models.wav2vec2 import prepare_model
-from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 
 NUM_INNER_STEPS = 3
 
 
-def main(output: Path) -> None:
+def main(family: str, output: Path) -> None:
     torch.set_num_threads(1)
 
     init_process_group("gloo")
 
     torch.manual_seed(0)
 
-    module = prepare_model(create_wav2vec2_model(micro_config()))
+    module = make_micro_model(family, fast=False)
     model = DistributedDataParallel(module, broadcast_buffers=False)  # as the host builds it
     optimizer = EquilibriumOptimizer(
         torch.optim.AdamW(module.parameters()),
@@ -43,12 +43,11 @@ def main(output: Path) -> None:
         inner_lr=0.01,
         outer_weights="uniform",
     )
-    criterion = Wav2Vec2Criterion(module, LossSection())
-    loss_fn = EpisodeLoss(model, module, criterion, optimizer)
+    loss_fn = EpisodeLoss(model, module, make_criterion(module), optimizer)
 
     torch.manual_seed(get_rank())
 
-    batches = [SequenceBatch(torch.randn(1, 32_000), None) for _ in range(NUM_INNER_STEPS + 1)]
+    batches = [make_batch(family, torch.randn(1, 32_000)) for _ in range(NUM_INNER_STEPS + 1)]
 
     with profile(activities=[ProfilerActivity.CPU]) as inner:
         loss = loss_fn(Episode("x", batches)).loss
@@ -67,4 +66,4 @@ def count(result: profile) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

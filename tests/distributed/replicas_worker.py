@@ -4,9 +4,9 @@
 
 MODE is `one`, `ddp`, `fsdp` (all processes are one replica) or `hybrid` (two replicas). Whatever the mode, an episode's
 batches have two parts, with random draws of their own; the processes of a sharded replica take one each. CASE is
-K-EPISODES-WEIGHTS (`3-6-uniform`; EPISODES are those of an outer step over all replicas), with `-bad` behind it where
-one part of an episode of the second step is no audio. Rank 0 writes for each case the parameters, the collectives of
-an outer step and the bytes of the snapshot.
+FAMILY-K-EPISODES-WEIGHTS (`hubert-3-6-uniform`; EPISODES are those of an outer step over all replicas), with `-bad`
+behind it where one part of an episode of the second step is no audio. Rank 0 writes for each case the parameters, the
+collectives of an outer step and the bytes of the snapshot.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 import eqssl_speech  # noqa: F401  # isort: skip  # Before fairseq2, as it makes libsndfile findable.
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
 from fairseq2.datasets import SequenceBatch
 from fairseq2.device import CPU
@@ -30,21 +32,19 @@ from fairseq2.gang import (
     create_fsdp_gangs,
     create_parallel_gangs,
 )
-from fairseq2.models.wav2vec2 import apply_fsdp_to_wav2vec2, create_wav2vec2_model
 from fairseq2.nn.data_parallel import get_data_parallel_facade
 from fairseq2.nn.ddp import to_ddp
 from fairseq2.nn.fsdp import to_fsdp
+from families import make_criterion, make_labels, make_micro_model, shard
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eqssl_speech.criteria.base import CriterionOutput
-from eqssl_speech.criteria.wav2vec2 import LossSection, Wav2Vec2Criterion
+from eqssl_speech.criteria.base import Criterion, CriterionOutput
 from eqssl_speech.data.episodes import Episode
+from eqssl_speech.data.labelled import LabelledBatch, SpeechBatch
 from eqssl_speech.equilibrium import EquilibriumOptimizer, NonFiniteError
-from eqssl_speech.models.wav2vec2 import accelerate, prepare_model
-from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 from eqssl_speech.tasks.pretrain.optimizer import create_replica
 
@@ -63,18 +63,22 @@ _COLLECTIVES = {
 class PartsCriterion:
     """The mean loss of the parts of a batch that are this process's, each drawn with its own seed."""
 
-    def __init__(self, criterion: Wav2Vec2Criterion, parts: range) -> None:
+    def __init__(self, criterion: Criterion, parts: range) -> None:
         self._criterion = criterion
         self._parts = parts
 
-    def __call__(self, model: Module, batch: SequenceBatch) -> CriterionOutput:
+    def __call__(self, model: Module, batch: SpeechBatch) -> CriterionOutput:
+        is_labelled = isinstance(batch, LabelledBatch)
+        example = (batch.audio if is_labelled else batch).example
         outputs = []
 
         for part in self._parts:
-            if batch.example is not None:
-                torch.manual_seed(batch.example["seed"] + part)
+            if example is not None:
+                torch.manual_seed(example["seed"] + part)
 
-            outputs.append(self._criterion(model, SequenceBatch(batch.seqs[part], None)))
+            audio = SequenceBatch(batch.seqs[part], None)
+            part_batch = LabelledBatch(audio, batch.labels[:, part]) if is_labelled else audio
+            outputs.append(self._criterion(model, part_batch))
 
         loss = torch.stack([output.loss for output in outputs]).mean()
 
@@ -121,19 +125,26 @@ def wrap(model: Module, mode: str, gangs: Gangs) -> Module:
     return to_fsdp(
         model,
         gangs,
-        lambda module, wrapper: apply_fsdp_to_wav2vec2(module, "layer", wrapper),
+        shard,
         version="v2",
     )
 
 
-def make_episode(step: int, number: int, num_inner_steps: int, dtype: torch.dtype) -> Episode:
-    batches = []
+def make_episode(
+    family: str, step: int, number: int, num_inner_steps: int, dtype: torch.dtype
+) -> Episode:
+    batches: list[SpeechBatch] = []
 
     for k in range(num_inner_steps + 1):
         seed = ((step * 100 + number) * 10 + k) * 10
         generator = torch.Generator().manual_seed(seed)
         waveforms = 0.1 * torch.randn(NUM_PARTS, 2, 12_000, generator=generator)
-        batches.append(SequenceBatch(waveforms.to(dtype), None, example={"seed": seed}))
+        audio = SequenceBatch(waveforms.to(dtype), None, example={"seed": seed})
+
+        if family == "hubert":
+            batches.append(LabelledBatch(audio, make_labels(waveforms.shape, seed=seed)))
+        else:
+            batches.append(audio)
 
     return Episode("source", batches)
 
@@ -145,16 +156,17 @@ def whole(tensor: Tensor) -> Tensor:
 def train(
     mode: str, gangs: Gangs, dtype: torch.dtype, num_steps: int, case: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    inner_steps, episodes, outer_weights, *bad = case.split("-")
+    family, inner_steps, episodes, outer_weights, *bad = case.split("-")
     num_inner_steps, num_episodes = int(inner_steps), int(episodes)
 
     torch.manual_seed(0)
 
-    module = accelerate(prepare_model(create_wav2vec2_model(micro_config()))).to(dtype)
+    module = make_micro_model(family).to(dtype)
     module.train()
 
+    family_criterion = make_criterion(module)
     criterion = PartsCriterion(
-        Wav2Vec2Criterion(module, LossSection()),
+        family_criterion,
         range(NUM_PARTS) if gangs.sdp.size == 1 else range(gangs.sdp.rank, gangs.sdp.rank + 1),
     )
     model = wrap(module, mode, gangs)
@@ -174,14 +186,14 @@ def train(
     facade = get_data_parallel_facade(model)
 
     for step in range(1, num_steps + 1):
-        module.quantizer.set_step_nr(step)
+        family_criterion.set_step_nr(step)
         counter = CollectiveCounter()
 
         with counter:
             numbers = range(gangs.rdp.rank, num_episodes, gangs.rdp.size)
 
             for number in numbers:
-                episode = make_episode(step, number, num_inner_steps, dtype)
+                episode = make_episode(family, step, number, num_inner_steps, dtype)
 
                 if bad and (step, number) == (2, 1):
                     episode.batches[num_inner_steps // 2].seqs[1] = torch.nan

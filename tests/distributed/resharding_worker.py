@@ -1,9 +1,9 @@
 """Loads the last checkpoint of a directory, whoever wrote it, and saves what it has loaded as the next.
 
-    resharding_worker.py MODE DIRECTORY
+    resharding_worker.py FAMILY MODE DIRECTORY
 
-MODE is as in replicas_worker.py. Where there is no checkpoint, the first is of a model and an optimizer that have made
-two steps, and of ranks that have counted differently.
+FAMILY is that of the model, MODE is as in replicas_worker.py. Where there is no checkpoint, the first is of a model and
+an optimizer that have made two steps, and of ranks that have counted differently.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import Any
 
 import eqssl_speech  # noqa: F401  # isort: skip  # Before fairseq2, as it makes libsndfile findable.
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
 from fairseq2.device import CPU
 from fairseq2.file_system import LocalFileSystem
 from fairseq2.metrics import MetricBag, Sum
-from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.nn.data_parallel import get_data_parallel_facade
 from fairseq2.utils.threading import _StandardThreadPool
+from families import make_micro_model
 from replicas_worker import make_gangs, wrap
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
@@ -29,8 +31,6 @@ from torch.optim import AdamW
 
 from eqssl_speech.criteria.metrics import LostEpisodes
 from eqssl_speech.data.readers import BATCH_NUM_SAMPLES, NUM_UTTERANCES
-from eqssl_speech.models.wav2vec2 import prepare_model
-from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.checkpoints import TrustedCheckpointManager
 
 
@@ -85,13 +85,13 @@ def take_steps(model: Module, optimizer: AdamW) -> None:
         optimizer.zero_grad()
 
 
-def main(mode: str, directory: Path) -> None:
+def main(family: str, mode: str, directory: Path) -> None:
     torch.set_num_threads(1)
     gangs = make_gangs(mode)
     rank = gangs.root.rank
 
     torch.manual_seed(0)
-    model = wrap(prepare_model(create_wav2vec2_model(micro_config())), mode, gangs)
+    model = wrap(make_micro_model(family, fast=False), mode, gangs)
     optimizer = AdamW(model.parameters(), lr=1e-3)
     facade = get_data_parallel_facade(model)
     trainer, reader = Trainer(rank), Reader()
@@ -125,4 +125,4 @@ def main(mode: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

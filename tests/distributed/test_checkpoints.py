@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipe_runs import Run, run_pretrain
+from families import FAMILIES
+from recipe_runs import Run, choose_family, label_sample, run_pretrain
 
 # Sharded, so that each rank has a part of the model and of the optimizer's states.
 SETTINGS = {
@@ -38,9 +39,12 @@ def list_shards(step_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_ranks_end_with_the_same_sentence_and_lose_nothing(tmp_path, torchrun):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_end_with_the_same_sentence_and_lose_nothing(tmp_path, torchrun, family):
+    settings = SETTINGS | choose_family(family, lambda: label_sample(tmp_path / "labels"))
+
     def start() -> Run:
-        return run_pretrain(tmp_path / "run", SETTINGS, launcher=torchrun)
+        return run_pretrain(tmp_path / "run", settings, launcher=torchrun)
 
     whole = start()
     assert whole.returncode == 0, whole.output
@@ -64,7 +68,7 @@ def test_ranks_end_with_the_same_sentence_and_lose_nothing(tmp_path, torchrun):
     limited = 'if [ "$RANK" = 1 ]; then ulimit -f 200; fi; exec "$0" "$@"'
     launcher = [*torchrun, "--no-python", "bash", "-c", limited, sys.executable]
 
-    full = run_pretrain(tmp_path / "run", SETTINGS, launcher=launcher)
+    full = run_pretrain(tmp_path / "run", settings, launcher=launcher)
     error = get_error(full)
     assert "sdp_01.pt: cannot be written (File too large)" in error
     assert error.endswith("which resumes from step 2.")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_runs import run_pretrain
+from families import FAMILIES
+from recipe_runs import choose_family, label_sample, run_pretrain
 
 NUM_STEPS = 10
 
@@ -26,21 +27,25 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("num_inner_steps", "outer_weights"),
+    ("family", "num_inner_steps", "outer_weights"),
     [
         # The same without the trainer is in test_replicas.py.
-        pytest.param(0, "last", marks=pytest.mark.slow),
-        pytest.param(1, "last", marks=pytest.mark.slow),
-        (1, "uniform"),
+        pytest.param("wav2vec2", 0, "last", marks=pytest.mark.slow),
+        pytest.param("wav2vec2", 1, "last", marks=pytest.mark.slow),
+        ("wav2vec2", 1, "uniform"),
+        pytest.param("hubert", 0, "last", marks=pytest.mark.slow),
+        pytest.param("hubert", 1, "last", marks=pytest.mark.slow),
+        pytest.param("hubert", 1, "uniform", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_equal_one_on_the_same_episodes(
-    tmp_path, torchrun, num_inner_steps, outer_weights
+    tmp_path, torchrun, family, num_inner_steps, outer_weights
 ):
     settings = SETTINGS | {
         "equilibrium.num_inner_steps": num_inner_steps,
         "equilibrium.outer_weights": outer_weights,
     }
+    settings |= choose_family(family, lambda: label_sample(tmp_path / "labels"))
 
     one = run_pretrain(tmp_path / "one", settings)
     two = run_pretrain(tmp_path / "two", settings, launcher=torchrun)
@@ -62,12 +67,13 @@ def test_two_processes_equal_one_on_the_same_episodes(
 
 # The same is counted for all ways of sharing the work in test_replicas.py.
 @pytest.mark.slow
-def test_inner_steps_send_nothing(tmp_path, torchrun):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inner_steps_send_nothing(tmp_path, torchrun, family):
     worker = Path(__file__).with_name("collectives_worker.py")
     output = tmp_path / "counts.json"
 
     subprocess.run(
-        [*torchrun, str(worker), str(output)],
+        [*torchrun, str(worker), family, str(output)],
         check=True,
         capture_output=True,
         timeout=300,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 
 WORKER = Path(__file__).with_name("replicas_worker.py")
 
@@ -22,8 +23,8 @@ PAIRS = 'export LOCAL_RANK=$((RANK % 2)) LOCAL_WORLD_SIZE=2; exec "$0" "$@"'
 
 TOLERANCES = {"float32": 1e-6, "float64": 1e-12}
 
-# Four layers of parameters are gathered by themselves in FSDP2: the encoder's two and the rest; the first of the
-# encoder's is gathered once more in the backward pass.
+# In models of both families, three groups of parameters are gathered by themselves in FSDP2: the encoder's two layers
+# and the rest; the first of the encoder's is gathered once more in the backward pass.
 NUM_GROUPS = 3
 NUM_GATHERS = 4
 
@@ -94,7 +95,7 @@ def expected_collectives(mode: str, case: str) -> dict[str, int]:
     * Hybrid sharding: the same within a replica, and ``E G`` all-reduces between replicas, with inner gradients in the
       outer one ``E`` more.
     """
-    inner_steps, episodes, weights = case.split("-")[:3]
+    _, inner_steps, episodes, weights = case.split("-")[:4]
     k, e = int(inner_steps), int(episodes)
 
     if mode in ("ddp", "hybrid"):
@@ -131,7 +132,7 @@ def check(directory: Path, dtype: str, num_steps: int, cases: Sequence[str]) -> 
         # A bad episode is computed twice.
         assert case.endswith("-bad") or counts == {m: expected_collectives(m, case) for m in MODES}
 
-        if not case.startswith("0"):
+        if "-0-" not in case:
             whole, halves = (
                 facts["ddp"][case]["snapshot_bytes"],
                 facts["fsdp"][case]["snapshot_bytes"],
@@ -145,21 +146,26 @@ def check(directory: Path, dtype: str, num_steps: int, cases: Sequence[str]) -> 
 
 
 def test_parameters_collectives_and_snapshots(tmp_path: Path) -> None:
-    check(tmp_path, "float32", 3, ["1-2-uniform", "3-2-last", "1-2-uniform-bad"])
+    cases = ["wav2vec2-3-2-last", "hubert-1-2-uniform", "hubert-1-2-uniform-bad"]
+
+    check(tmp_path, "float32", 3, cases)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_all_cases(tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     cases = [
-        f"{k}-{e}-{w}"
+        f"{family}-{k}-{e}-{w}"
+        for family in FAMILIES
         for k in (0, 1, 3)
         for e in (2, 6)
         for w in ("last", "uniform")
         if k > 0 or w == "last"
     ]
 
-    lines = check(tmp_path, dtype, 10, [*cases, "3-6-uniform-bad"])
+    cases += [f"{family}-3-6-uniform-bad" for family in FAMILIES]
+
+    lines = check(tmp_path, dtype, 10, cases)
 
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from recipe_runs import ENV, Run, run_pretrain
+from families import FAMILIES
+from recipe_runs import ENV, Run, choose_family, label_sample, run_pretrain
 from torch.distributed.tensor import DTensor
 
 from eqssl_speech.models.checkpoint import merge_shards
@@ -36,11 +37,11 @@ def list_launcher(num_processes: int) -> list[str]:
     return [*torchrun, "--nproc-per-node", str(num_processes)]
 
 
-def reload(directory: Path, mode: str, num_processes: int) -> str:
+def reload(directory: Path, family: str, mode: str, num_processes: int) -> str:
     launcher = [sys.executable] if num_processes == 1 else list_launcher(num_processes)
 
     result = subprocess.run(
-        [*launcher, str(WORKER), mode, str(directory)],
+        [*launcher, str(WORKER), family, mode, str(directory)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -93,11 +94,12 @@ def assert_nothing_lost(directory: Path, step_nr: int) -> None:
 
 
 @pytest.mark.slow
-def test_states_are_the_same_however_they_are_dealt_out(tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_the_same_however_they_are_dealt_out(tmp_path, family):
     layouts = [("ddp", 2), ("fsdp", 3), ("one", 1), ("hybrid", 4), ("ddp", 3), ("fsdp", 2)]
 
     for number, (mode, num_processes) in enumerate(layouts, start=1):
-        output = reload(tmp_path, mode, num_processes)
+        output = reload(tmp_path, family, mode, num_processes)
 
         if number > 1:
             assert f"; {num_processes} process(es) (" in output
@@ -124,13 +126,16 @@ def read_last(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_the_same_episodes(tmp_path, before, after):
-    whole = run_to_step_10(tmp_path / "whole", 1)
+@pytest.mark.parametrize(
+    ("family", "before", "after"), [("wav2vec2", 2, 1), ("wav2vec2", 1, 2), ("hubert", 2, 1)]
+)
+def test_a_run_goes_on_with_the_same_episodes(tmp_path, family, before, after):
+    settings = choose_family(family, lambda: label_sample(tmp_path / "labels"))
+    whole = run_to_step_10(tmp_path / "whole", 1, settings)
 
-    run_to_step_10(tmp_path / "run", before)
+    run_to_step_10(tmp_path / "run", before, settings)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_10")
-    resumed = run_to_step_10(tmp_path / "run", after)
+    resumed = run_to_step_10(tmp_path / "run", after, settings)
 
     assert f"Step 5 was written by {before} process(es)" in resumed.output
     assert "sums over ranks are rounded in another order." in resumed.output

@@ -1,4 +1,4 @@
-"""The exact outer gradient of a small wav2vec 2.0 equals finite differences, in float64.
+"""The exact outer gradient of a small wav2vec 2.0, and of a small HuBERT, equals finite differences, in float64.
 
 What is differentiated is ``Psi(theta) = sum_k w_k l_k(phi^k(theta))``, where the inner steps are taken with first-order
 gradients only, so that the reference knows nothing of the second derivatives which it checks.
@@ -7,12 +7,14 @@ gradients only, so that the reference knows nothing of the second derivatives wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 from fairseq2.models.wav2vec2.factory import create_wav2vec2_model
 from fairseq2.nn import BatchLayout
+from families import make_labels
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Conv1d, Module, Parameter
@@ -20,20 +22,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import SGD
 
 from eqssl_speech.equilibrium import EquilibriumOptimizer, outer_gradient
+from eqssl_speech.models.hubert import HubertConfig, HubertModel, create_hubert_model
 from eqssl_speech.models.wav2vec2 import make_twice_differentiable, prepare_model
 
 Params = dict[str, Tensor]
 LossFn = Callable[[Params], Tensor]
 
-# The gradient norm is about 20: the first inner step halves a loss of 8, so the exact and the first-order gradient
-# differ by tens of percent (a test says so).
+# The gradient norm is about 20 (HuBERT: 15): the first inner step takes so much of a loss of 8 (11) that the exact and
+# the first-order gradient differ by tens of percent (a test says so).
 INNER_LR = 0.01
 
 # Central differences err by STEP^2 / 6 times the third derivative, and by the rounding of Psi, some 1e-15, over STEP.
-# With 1e-5 the latter leads; 2e-10 is the largest error seen, and 1e-4 and 1e-6 give the same slopes.
+# With 1e-5 the latter leads; 3e-10 is the largest error seen, and 1e-4 and 1e-6 give the same slopes.
 STEP = 1e-5
 
-# Fifty times what was seen. The slopes are 1e-4 to 10, and the first-order gradient is off by at least 1e-5 along each
+# Thirty times what was seen. The slopes are 1e-4 to 10, and the first-order gradient is off by at least 1e-5 along each
 # direction that has second derivatives at all.
 RTOL, ATOL = 1e-7, 1e-8
 
@@ -56,12 +59,9 @@ def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def make_model(*, ours: bool) -> Module:
-    """Build a wav2vec 2.0 in which every part is present, small, and without randomness.
-
-    :param ours: Whether to put our quantizer in the place of the host's.
-    """
-    encoder = Wav2Vec2EncoderConfig(
+def make_encoder_config() -> Wav2Vec2EncoderConfig:
+    """Configure an encoder in which every part is present, small, and without randomness."""
+    return Wav2Vec2EncoderConfig(
         model_dim=16,
         feature_dim=8,
         feature_extractor_layer_descs=[(8, 10, 5), (8, 3, 2), (8, 2, 2)],
@@ -76,16 +76,36 @@ def make_model(*, ours: bool) -> Module:
         attn_dropout_p=0.0,
         layer_drop_p=0.0,
     )
-    config = Wav2Vec2Config(
-        encoder_config=encoder,
-        final_dim=8,
-        quantized_dim=8,
-        num_codebook_entries=6,
-        temporal_mask_span_len=3,
-        num_distractors=5,
+
+
+def create_model(kind: str) -> Module:
+    """Build a model with that encoder; for the kinds see :func:`model`."""
+    if kind == "hubert":
+        return create_hubert_model(
+            HubertConfig(
+                encoder_config=make_encoder_config(),
+                final_dim=8,
+                num_codes=[6, 4],
+                temporal_mask_span_len=3,
+            )
+        )
+
+    return create_wav2vec2_model(
+        Wav2Vec2Config(
+            encoder_config=make_encoder_config(),
+            final_dim=8,
+            quantized_dim=8,
+            num_codebook_entries=6,
+            temporal_mask_span_len=3,
+            num_distractors=5,
+        )
     )
+
+
+def make_model(kind: str) -> Module:
+    """Build a model without randomness whose parameters all matter; for the kinds see :func:`model`."""
     torch.manual_seed(0)
-    model = create_wav2vec2_model(config).double()
+    model = create_model(kind).double()
 
     # Biases start at zero and weights at 0.02; noise gives every parameter something to do.
     with torch.no_grad():
@@ -94,7 +114,7 @@ def make_model(*, ours: bool) -> Module:
 
     make_twice_differentiable(model)
 
-    if ours:
+    if kind != "host":
         prepare_model(model)
 
     # Without training mode the quantizer takes the largest entry in place of a Gumbel draw.
@@ -104,12 +124,19 @@ def make_model(*, ours: bool) -> Module:
 def make_loss_fn(model: Module, seed: int) -> LossFn:
     """Return the loss per target on one batch, with masks and distractors that are the same in each call."""
     waves = torch.randn(2, 400, generator=torch.Generator().manual_seed(seed)).double()
-    layout = BatchLayout.of(waves)
+    inputs: tuple[Any, ...] = (waves, BatchLayout.of(waves))
+    options = {}
+
+    if isinstance(model, HubertModel):
+        convolutions = [desc[1:] for desc in make_encoder_config().feature_extractor_layer_descs]
+
+        inputs += (make_labels(waves.shape, model.num_codes, convolutions, seed=seed),)
+        options = {"unmasked_weight": 0.5}
 
     def loss_fn(params: Params) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            loss, output = functional_call(model, params, (waves, layout))
+            loss, output = functional_call(model, params, inputs, options)
 
         assert loss.aggregate.dtype == torch.float64
 
@@ -118,10 +145,13 @@ def make_loss_fn(model: Module, seed: int) -> LossFn:
     return loss_fn
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["host", "ours"])
+@pytest.fixture(scope="module", params=["host", "ours", "hubert"])
 def model(request: pytest.FixtureRequest) -> Module:
-    """The model, which no test changes: each works on copies of its parameters."""
-    return make_model(ours=request.param)
+    """The model, which no test changes: each works on copies of its parameters.
+
+    wav2vec 2.0 with the host's quantizer or with ours in its place, or a HuBERT of two label sets.
+    """
+    return make_model(request.param)
 
 
 def get_theta(model: Module) -> Params:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from recipe_runs import assert_same
+import pytest
+from recipe_runs import Run, assert_same, run_pretrain
 
 NUM_STEPS = 20
+
+# Elsewhere the second family is left to the slow tests.
+each_family = pytest.mark.parametrize(
+    "family", ["wav2vec2", pytest.param("hubert", marks=pytest.mark.slow)], indirect=True
+)
 
 TWENTY_STEPS = {
     "regime.num_steps": NUM_STEPS,
@@ -15,9 +21,9 @@ TWENTY_STEPS = {
 }
 
 
-def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain):
-    off = pretrain("off", TWENTY_STEPS | {"equilibrium": "null"})
-    zero = pretrain("zero", TWENTY_STEPS | {"equilibrium.num_inner_steps": 0})
+def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain, family):
+    off = pretrain("off", family | TWENTY_STEPS | {"equilibrium": "null"})
+    zero = pretrain("zero", family | TWENTY_STEPS | {"equilibrium.num_inner_steps": 0})
 
     assert off.returncode == 0, off.output
     assert zero.returncode == 0, zero.output
@@ -39,31 +45,38 @@ def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain):
     assert off.rows("valid")[-1]["plain_loss"] == zero.rows("valid")[-1]["plain_loss"]
 
 
-def test_an_inner_step_changes_the_run(pretrain):
+@each_family
+def test_an_inner_step_changes_the_run(pretrain, family):
     """Guards the test above against comparing runs that nothing can tell apart."""
-    zero = pretrain("zero", {"equilibrium.num_inner_steps": 0})
-    one = pretrain("one", {"equilibrium.num_inner_steps": 1, "equilibrium.inner_lr": 0.1})
+    zero = pretrain("zero", family | {"equilibrium.num_inner_steps": 0})
+    one = pretrain("one", family | {"equilibrium.num_inner_steps": 1, "equilibrium.inner_lr": 0.1})
 
     assert zero.rows("train")[-1]["plain_loss"] != one.rows("train")[-1]["plain_loss"]
 
 
-def test_counters_follow_outer_steps(pretrain):
-    run = pretrain(
-        "three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24}
-    )
+@pytest.fixture(scope="module")
+def three(family, tmp_path_factory) -> Run:
+    """A run with three inner steps."""
+    settings = {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24}
+
+    run = run_pretrain(tmp_path_factory.mktemp("three") / "out", family | settings)
 
     assert run.returncode == 0, run.output
 
-    model = run.state("model", 6)
+    return run
+
+
+# HuBERT has none.
+@pytest.mark.parametrize("family", ["wav2vec2"], indirect=True)
+def test_counters_follow_outer_steps(three):
+    model = three.state("model", 6)
 
     assert model["quantizer.num_updates"].item() == 6
 
 
-def test_checkpoints_of_both_kinds_have_the_same_keys(pretrain):
-    off = pretrain("off", {"equilibrium": "null"})
-    three = pretrain(
-        "three", {"equilibrium.num_inner_steps": 3, "dataset.audio_seconds_per_update": 24}
-    )
+@each_family
+def test_checkpoints_of_both_kinds_have_the_same_keys(pretrain, family, three):
+    off = pretrain("off", family | {"equilibrium": "null"})
 
     for kind in ("model", "optimizer"):
         theirs, ours = off.state(kind, 6), three.state(kind, 6)

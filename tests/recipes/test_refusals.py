@@ -8,54 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
-from eqssl_speech.cli import main
-
-SETTINGS = {
-    "model.arch": "micro",
-    "dataset.audio_seconds_per_update": 8,
-    "dataset.num_workers": 1,
-    "regime.num_steps": 2,
-    "regime.validate_every_n_steps": 2,
-    "regime.checkpoint_every_n_steps": 2,
-    "regime.publish_metrics_every_n_steps": 1,
-    "lr_scheduler.config.num_warmup_steps": 1,
-    "validation.audio_seconds_per_batch": 4,
-    "common.metric_recorders.tensorboard.enabled": "false",
-    "common.torch.num_threads": 1,
-}
-
-
-@pytest.fixture
-def corpus(make_corpus, tmp_path) -> Path:
-    return make_corpus(tmp_path / "corpus", num_train=8, num_valid=2)
-
-
-@pytest.fixture
-def start(tmp_path, capfd) -> Callable[..., tuple[int, str]]:
-    """Start a run in this process; returns the exit status and what was printed."""
-
-    def run(corpus: Path, name: str = "out", **overrides: object) -> tuple[int, str]:
-        settings = SETTINGS | {"dataset.corpus": corpus}
-        settings |= {key.replace("__", "."): value for key, value in overrides.items()}
-
-        capfd.readouterr()
-
-        try:
-            status = main(
-                [
-                    "pretrain", str(tmp_path / name), "--no-rich",
-                    "--config", *(f"{k}={v}" for k, v in settings.items()),
-                ]
-            )  # fmt: skip
-        except SystemExit as ex:
-            status = int(ex.code or 0)
-
-        captured = capfd.readouterr()
-
-        return status, captured.out + captured.err
-
-    return run
+from recipe_runs import TWO_STEPS, assert_refused
 
 
 def edit_lines(file: Path, change: Callable[[list[str]], list[str]]) -> None:
@@ -68,20 +21,6 @@ def first_audio(corpus: Path, source: str, split: str = "train") -> Path:
         / source
         / (corpus / source / f"{split}.tsv").read_text().splitlines()[1].split("\t")[0]
     )
-
-
-def assert_refused(result: tuple[int, str], directory: Path, *words: str) -> None:
-    status, output = result
-
-    assert status == 2, output
-    assert "Traceback" not in output
-
-    (line,) = [line for line in output.splitlines() if "ERROR" in line or line.startswith("eqssl:")]
-
-    for word in words:
-        assert word in line
-
-    assert not directory.exists(), "something was written"
 
 
 def break_manifest_missing(corpus: Path) -> None:
@@ -155,6 +94,8 @@ def test_source_of_another_format_is_refused_and_taken_on_request(
         ({"dataset__audio_seconds_per_update": 2}, ["audio_seconds_per_update"]),
         ({"dataset__audio_seconds_per_update": 400}, ["en", "audio_seconds_per_update"]),
         ({"dataset__regime": "mixed"}, ["dataset.regime", "equilibrium"]),
+        ({"model__arch": "basse"}, ["`model.arch` is 'basse'", "base, "]),
+        ({"model__config_overrides__num_distractor": 9}, ["`model.config_overrides.num_distractor`"]),
         ({"dataset__corpus": "/nowhere/at/all"}, ["/nowhere/at/all"]),
         ({"lr_scheduler__config__num_warmup_steps": 300}, ["lr_scheduler.config.num_warmup_steps", "regime.num_steps"]),
         ({"trainer__mixed_precision__mode": "static", "trainer__mixed_precision__dtype": "float16"}, ["float16"]),
@@ -165,7 +106,7 @@ def test_impossible_configuration_is_refused(corpus, start, tmp_path, overrides,
 
 
 def test_directory_of_another_run_is_refused_and_left_as_it_is(corpus, pretrain):
-    settings = SETTINGS | {"dataset.corpus": corpus}
+    settings = TWO_STEPS | {"dataset.corpus": corpus}
 
     first = pretrain("out", base=settings)
 
@@ -198,7 +139,7 @@ def test_directory_of_another_run_is_refused_and_left_as_it_is(corpus, pretrain)
 
 @pytest.mark.slow
 def test_a_section_that_was_null_is_not_taken_for_one_of_defaults(corpus, pretrain):
-    settings = SETTINGS | {"dataset.corpus": corpus}
+    settings = TWO_STEPS | {"dataset.corpus": corpus}
 
     assert pretrain("out", {"equilibrium": "null"}, base=settings).returncode == 0
 
