@@ -101,8 +101,7 @@ def _add_features(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--device",
-        default="auto",
-        help="auto, cpu or cuda (default: auto, which is cuda where there is one); for a model",
+        help="auto, cpu or cuda (default: auto, which is cuda where there is one); with --checkpoint",
     )
 
 
@@ -121,7 +120,9 @@ def _add_clusters(parser: ArgumentParser) -> None:
         "--hours-for-clustering",
         metavar="H",
         type=positive_float,
-        help=f"audio that is clustered, of the training splits, of each source as much (default: {_HOURS:g} hours)",
+        help="audio that is clustered, of the training splits, of each source as much "
+        f"(default: {_HOURS:g} hours); its features lie in OUT/.work until the clusters are made, and are removed "
+        "then: 10 hours of MFCCs take 0.56 GB, of a layer of 768 numbers 5.5 GB",
     )
     group.add_argument("--seed", metavar="N", type=int, help=f"0 or greater (default: {_SEED})")
     group.add_argument(
@@ -151,7 +152,7 @@ def _run(options: Namespace) -> int:
 def _validate(options: Namespace) -> None:
     """Refuse what contradicts itself before anything is read."""
     if options.checkpoint is None:
-        for name in ("layer", "step"):
+        for name in ("layer", "step", "device"):
             if getattr(options, name) is not None:
                 raise InputError(f"`--{name}` is of a model; give `--checkpoint` as well.")
     elif options.features is not None:
@@ -209,7 +210,7 @@ def _create_extractor(options: Namespace) -> FeatureExtractor:
 
     from eqssl_speech.labels.layers import LayerExtractor, read_encoder
 
-    device = choose_device(None if options.device == "auto" else options.device)
+    device = choose_device(None if options.device in (None, "auto") else options.device)
 
     checkpoint = read_encoder(options.checkpoint, options.step)
 
@@ -310,8 +311,8 @@ class _Display:
 
 
 def _print_report(report: LabelReport, out: Path) -> None:
+    from eqssl_speech.tasks.labels.table import render_report
     from eqssl_speech.tasks.transcribe.output import to_printable
-    from eqssl_speech.text.tables import render_table
 
     for left in report.left_out:
         where = f"{left.source}/{left.split}.tsv:{left.line}"
@@ -322,9 +323,11 @@ def _print_report(report: LabelReport, out: Path) -> None:
         total = len(report.left_out) + report.all.num_utterances
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
 
-        print(f"{len(report.left_out)} of {total} utterances left out: {reasons}.", file=sys.stderr)
+        print(
+            f"{len(report.left_out)} of {total} utterances left out: {reasons}; mend them, and label into another OUT "
+            f"with `--codebook {to_printable(str(out))}`, which keeps the clusters.",
+            file=sys.stderr,
+        )
 
-    title = f"labels of {report.features}, {report.frame_rate:g} a second"
-
-    print(render_table(report.list_rows(), title=title, left=("source",)))
+    print(render_report(report))
     print(to_printable(f"Labels are complete in {out}"))

@@ -94,9 +94,17 @@ def plan_windows(num_frames: int, max_num_frames: int) -> list[FrameWindow]:
     """
     num_windows = -(-num_frames // max_num_frames)
 
-    ends = [num_frames * i // num_windows for i in range(1, num_windows + 1)]
+    return [cut_window(num_frames, num_windows, index) for index in range(num_windows)]
 
-    return [FrameWindow(start, stop) for start, stop in zip([0, *ends], ends)]
+
+def cut_window(num_frames: int, num_windows: int, index: int) -> FrameWindow:
+    """Return one of the windows of an utterance.
+
+    :param num_frames: The frames of the utterance.
+    :param num_windows: How many windows it has.
+    :param index: Which of them, from 0.
+    """
+    return FrameWindow(num_frames * index // num_windows, num_frames * (index + 1) // num_windows)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +115,7 @@ def _read_chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 @final
 class KmFile:
-    """A label file whose lines are read one at a time, in any thread."""
+    """A label file whose lines are read one at a time, in any thread; it is open only meanwhile, as there are many."""
 
     def __init__(self, file: Path, index: KmIndex) -> None:
         """
@@ -128,8 +127,6 @@ class KmFile:
         self._file = file
         self._offsets = index.offsets
         self._counts = index.counts
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
 
     def count(self, line_nr: int) -> int:
         """Return how many labels a line has.
@@ -143,13 +140,22 @@ class KmFile:
 
         :param line_nr: From 0.
         :returns: *Shape:* ``(T,)``.
-        :raises InputError: If the file is no longer what it was.
+        :raises InputError: If the file cannot be read, or is no longer what it was.
         """
         start, stop = int(self._offsets[line_nr]), int(self._offsets[line_nr + 1])
 
         try:
-            labels = parse_line(os.pread(self._open(), stop - start, start))
-        except (OSError, ValueError, OverflowError):
+            with self._file.open("rb", buffering=0) as stream:
+                content = os.pread(stream.fileno(), stop - start, start)
+        except OSError as ex:
+            raise InputError(
+                f"{self._file}:{line_nr + 1}: the line cannot be read ({ex.strerror or ex}); put the file back or "
+                "mend what is said there, and start again."
+            ) from None
+
+        try:
+            labels = parse_line(content)
+        except (ValueError, OverflowError):
             labels = None
 
         if labels is None or len(labels) != self.count(line_nr):
@@ -159,14 +165,3 @@ class KmFile:
             )
 
         return labels
-
-    def _open(self) -> int:
-        with self._lock:
-            if self._descriptor is None:
-                self._descriptor = os.open(self._file, os.O_RDONLY)
-
-            return self._descriptor
-
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)

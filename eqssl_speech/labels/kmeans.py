@@ -51,12 +51,37 @@ def require_sklearn() -> None:
         ) from None
 
 
+def require_frames(num_frames: int, num_clusters: int, group: str) -> None:
+    """Refuse what is too little to be clustered.
+
+    :param num_frames: The frames that there are.
+    :param num_clusters: The number of clusters.
+    :param group: The source that they are of; ``""`` if they are of all.
+    :raises InputError: If there are fewer frames than clusters.
+    """
+    if num_frames >= num_clusters:
+        return
+
+    more = "take more audio with `--hours-for-clustering`"
+
+    if not group:
+        raise InputError(
+            f"There are {num_frames} frames of audio for {num_clusters} clusters; lower `--clusters`, or {more}."
+        )
+
+    raise InputError(
+        f"There are {num_frames} frames of audio of the source `{group}` for {num_clusters} clusters; lower "
+        f"`--clusters`, {more}, or leave the source out with `--source`."
+    )
+
+
 def fit_codebook(
     blocks: Sequence[Path],
     stamp: FeatureStamp,
     num_clusters: int,
     *,
     seed: Sequence[int],
+    group: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
     """Cluster features.
@@ -65,17 +90,15 @@ def fit_codebook(
     :param stamp: What they are.
     :param num_clusters: The number of clusters.
     :param seed: Chooses the first centroids, and the order of the mini-batches.
-    :param on_progress: Called with the epochs done and the greatest number of them.
+    :param group: The source that they are of; ``""`` if they are of all.
+    :param on_progress: Called with the epochs done and how many there are at the most; at the end, with how many there
+        were.
     :returns: The centroids: the same for the same blocks and seed, whatever the number of threads.
     :raises InputError: If there are fewer frames than clusters.
     """
     sizes = [_open_block(block).shape[0] for block in blocks]
 
-    if sum(sizes) < num_clusters:
-        raise InputError(
-            f"There are {sum(sizes)} frames of audio for {num_clusters} clusters; lower `--clusters`, or take more "
-            "audio with `--hours-for-clustering`."
-        )
+    require_frames(sum(sizes), num_clusters, group)
 
     cluster = import_module("sklearn.cluster")
     rng = np.random.default_rng(seed)
@@ -109,6 +132,7 @@ def _train(
     on_progress: Callable[[int, int], None] | None,
 ) -> Codebook:
     best = np.inf
+    centers: Frames | None = None
 
     for epoch in range(_MAX_EPOCHS):
         if on_progress is not None:
@@ -118,15 +142,21 @@ def _train(
             model.partial_fit(batch)
 
         distance = _measure(model.cluster_centers_, sample, stamp)
-        if distance > best * (1.0 - _MIN_GAIN):
+        is_last = distance > best * (1.0 - _MIN_GAIN)
+
+        if centers is None or distance < best:
+            # The next epoch moves them in place.
+            best, centers = distance, model.cluster_centers_.copy()
+
+        if is_last:
             break
 
-        best = distance
-
     if on_progress is not None:
-        on_progress(_MAX_EPOCHS, _MAX_EPOCHS)
+        on_progress(epoch + 1, epoch + 1)
 
-    return _make_codebook(model.cluster_centers_, stamp)
+    assert centers is not None
+
+    return _make_codebook(centers, stamp)
 
 
 def _choose_start(

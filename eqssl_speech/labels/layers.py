@@ -28,14 +28,13 @@ from eqssl_speech.labels.settings import FEATURE_WINDOW, SAMPLE_RATE, FeatureSta
 from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors, read_tensor_file
 from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.asr import REGULARIZATION
+from eqssl_speech.text.frames import FRAME_STRIDE
 
 _FAMILIES: Final = ("wav2vec2", "wav2vec2_asr", "hubert")
 
 _PARTS: Final = ("encoder_frontend.", "encoder.")
 
 _WINDOW_S: Final = 100
-
-_HOP: Final = 320
 
 
 @final
@@ -75,7 +74,7 @@ def read_encoder(path: Path, step: int | None = None) -> EncoderCheckpoint:
     :param path: The output directory of a run, or a step of it; or a file of tensors with the run's ``model.yaml``
         beside it.
     :param step: The step of a run; by default that of the best score, or the last where none has one.
-    :raises InputError: If there is no such checkpoint, or it cannot be read.
+    :raises InputError: If there is no such checkpoint, it cannot be read, or a step is given of what is no run.
     """
     if not path.exists():
         raise InputError(
@@ -84,11 +83,19 @@ def read_encoder(path: Path, step: int | None = None) -> EncoderCheckpoint:
 
     if path.is_dir():
         checkpoint = find_checkpoint(path, step)
+        is_run = checkpoint.model_dir not in (path, path / "model")
         family, config = checkpoint.family, checkpoint.config
         where = checkpoint.model_dir.parent.parent / "model.yaml"
     else:
         where = path.parent / "model.yaml"
+        is_run = False
         family, config = _read_model_yaml(where)
+
+    if step is not None and not is_run:
+        raise InputError(
+            f"{path}: is one checkpoint, of which `--step` cannot choose; leave `--step` out, or give the output "
+            "directory of the run."
+        )
 
     if family is None or config is None:
         raise InputError(
@@ -140,10 +147,10 @@ def _parse_config(where: Path, family: str, config: Mapping[str, object]) -> Wav
         window += (kernel_size - 1) * hop
         hop *= stride
 
-    if parsed.use_fbank or (hop, window) != (_HOP, FEATURE_WINDOW):
+    if parsed.use_fbank or (hop, window) != (FRAME_STRIDE, FEATURE_WINDOW):
         raise InputError(
-            f"{where}: is of a model that does not make a frame of each {_HOP} samples of the waveform; labels can be "
-            "made of models with the feature extractor of wav2vec 2.0 only."
+            f"{where}: is of a model that does not make a frame of each {FRAME_STRIDE} samples of the waveform; labels "
+            "can be made of models with the feature extractor of wav2vec 2.0 only."
         )
 
     return parsed
@@ -172,13 +179,13 @@ class LayerExtractor(FeatureExtractor):
         self._normalize = expects_normalized_audio(config)
         self._stamp = FeatureStamp(
             "layer",
-            _HOP,
+            FRAME_STRIDE,
             config.model_dim,
             family=checkpoint.family,
             checkpoint=checkpoint.digest,
             layer=layer,
         )
-        self._max_num_frames = _WINDOW_S * SAMPLE_RATE // _HOP
+        self._max_num_frames = _WINDOW_S * SAMPLE_RATE // FRAME_STRIDE
         if config.pos_encoder_type != "conv":
             self._max_num_frames = min(self._max_num_frames, config.max_seq_len)
 
@@ -215,8 +222,8 @@ class LayerExtractor(FeatureExtractor):
     @override
     @torch.inference_mode()
     def extract(self, read: ReadPart, num_samples: int, window: FrameWindow) -> Tensor:
-        start = window.start * _HOP
-        stop = (window.stop - 1) * _HOP + FEATURE_WINDOW
+        start = window.start * FRAME_STRIDE
+        stop = (window.stop - 1) * FRAME_STRIDE + FEATURE_WINDOW
 
         # A group norm hears what is too short for another frame.
         if window.stop == count_frames(num_samples, self._stamp):

@@ -117,7 +117,7 @@ class LabelTally:
         language: str,
         phones: Sequence[tuple[float, float, str]],
     ) -> None:
-        """Count which phone lies at the middle of each label's frame.
+        """Count which phone lies at the middle of each label's frame: the earlier one, where two overlap.
 
         :param labels: *Shape:* ``(T,)``.
         :param language: Of the phones.
@@ -126,10 +126,15 @@ class LabelTally:
         centres = np.arange(len(labels)) * self.features.hop + FEATURE_WINDOW / 2
         centres_s = centres / self.features.sample_rate
 
-        for start_s, end_s, name in phones:
+        counted = 0
+
+        for start_s, end_s, name in sorted(phones):
             first, last = np.searchsorted(centres_s, [start_s, end_s])
+            first = max(first, counted)
             if first >= last:
                 continue
+
+            counted = last
 
             counts = self.phones.setdefault((language, name), np.zeros(self.num_codes, np.int64))
             counts += np.bincount(labels[first:last], minlength=self.num_codes)

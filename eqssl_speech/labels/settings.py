@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, final
 
+import numpy as np
+import numpy.typing as npt
+
 SAMPLE_RATE: Final = 16_000
 """What recordings are brought to, in Hz."""
 
@@ -101,6 +104,20 @@ def count_frames(num_samples: int, stamp: FeatureStamp) -> int:
     :param stamp: The features.
     """
     return max(0, (num_samples - FEATURE_WINDOW) // stamp.hop + 1)
+
+
+def count_all_frames(
+    num_samples: npt.NDArray[np.int64], stamp: FeatureStamp
+) -> npt.NDArray[np.int64]:
+    """Return how many frames each of many utterances has, as :func:`count_frames` does.
+
+    :param num_samples: Their lengths at the features' sample rate. *Shape:* ``(U,)``.
+    :param stamp: The features.
+    :returns: *Shape:* ``(U,)``.
+    """
+    counts: npt.NDArray[np.int64] = (num_samples - FEATURE_WINDOW) // stamp.hop + 1
+
+    return np.maximum(counts, 0, out=counts)
 
 
 _OPTIONS: Final[Mapping[str, str]] = {

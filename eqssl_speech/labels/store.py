@@ -19,6 +19,7 @@ from eqssl_speech.labels.files import km_file
 from eqssl_speech.labels.km import KmFile, KmIndex, index_file
 from eqssl_speech.labels.settings import FeatureStamp, count_frames
 from eqssl_speech.labels.stamp import STAMP_FILE, LabelStamp, digest_manifest, read_stamp
+from eqssl_speech.text.frames import FRAME_STRIDE
 
 LabelledSplit: TypeAlias = tuple[str, str, Manifest]
 """Source, split and manifest."""
@@ -58,7 +59,7 @@ class LabelStore:
         manifests: Sequence[LabelledSplit],
         *,
         sample_rate: int,
-        frame_stride: int = 320,
+        frame_stride: int = FRAME_STRIDE,
     ) -> LabelStore:
         """Check labels against a corpus and a model.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Final
 
 CONVOLUTIONS: Final = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 """Kernel and stride of each convolution of the wav2vec 2.0 feature extractor (arXiv 2006.11477, section 4.2), which
 HuBERT has as well."""
+
+FRAME_STRIDE: Final = prod(stride for _, stride in CONVOLUTIONS)
+"""Samples from one frame of the model to the next: 320, which are 20 ms at 16 kHz."""
 
 
 def num_frames(num_samples: int, convolutions: Sequence[tuple[int, int]] = CONVOLUTIONS) -> int:

@@ -41,7 +41,7 @@ def test_two_processes_give_the_bytes_of_one(
     # One process speaks for all.
     assert two.stdout.count("Labels are complete in") == 1
     assert two.stdout.endswith(one.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two")))
-    assert two.stderr.count("1 of 20 utterances left out: 1 unreadable.") == 1
+    assert two.stderr.count("1 of 20 utterances left out: 1 unreadable; mend them, and") == 1
 
     files = read_tree(tmp_path / "one")
     assert {"labels.json", "en/train.km", "de/valid.km", "quality.png"} <= set(files)

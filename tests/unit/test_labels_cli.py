@@ -67,7 +67,7 @@ def test_the_files_are_those_of_fairseq(
 
     captured = capsys.readouterr()
     assert "labels of MFCCs, 100 a second" in captured.out
-    assert [x.split()[0] for x in captured.out.splitlines()[4:7]] == ["en", "de", "all"]
+    assert [x.split()[0] for x in captured.out.splitlines()[5:8]] == ["en", "de", "all"]
     assert f"Labels are complete in {out}" in captured.out
 
     # Once more: nothing but the table.
@@ -108,7 +108,11 @@ def test_recordings_that_cannot_be_read_are_named_and_have_empty_lines(
     assert re.search(
         r"left out \((unreadable|truncated)\): de/train\.tsv:3: audio/train-001\.f", err
     )
-    assert "2 of 12 utterances left out: " in err
+    assert re.search(
+        r"2 of 12 utterances left out: 1 missing, 1 \w+; mend them, and label into another OUT with "
+        rf"`--codebook {tmp_path / 'labels'}`, which keeps the clusters\.\n",
+        err,
+    )
 
     for source in ("en", "de"):
         lines = (tmp_path / "labels" / source / "train.km").read_text().split("\n")

@@ -93,8 +93,9 @@ def test_planted_clusters_are_found(tmp_path: Path) -> None:
     assert codebook.centroids.shape == (12, 6)
     assert codebook.centroids.dtype == np.float32
     assert seen[0] == (0, 20)
-    assert seen[-1] == (20, 20)
     assert len(seen) < 10
+    # It stopped early, after each epoch that it told of.
+    assert seen[-1] == (len(seen) - 1, len(seen) - 1)
 
 
 def test_clusters_depend_on_the_seed_but_not_on_threads(tmp_path: Path) -> None:
@@ -144,7 +145,40 @@ def test_too_few_frames_are_refused(tmp_path: Path) -> None:
     ):
         fit_codebook(files, STAMP, 31, seed=[1])
 
+    with pytest.raises(
+        InputError,
+        match=r"There are 30 frames of audio of the source `de` for 31 clusters; .*, or leave the so",
+    ):
+        fit_codebook(files, STAMP, 31, seed=[1], group="de")
+
     assert fit_codebook(files, STAMP, 30, seed=[1]).num_codes == 30
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_best_centres_are_kept(tmp_path: Path, best: int) -> None:
+    frames = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    files = write_blocks(tmp_path, frames)
+    mean = frames.mean(0, keepdims=True)
+
+    class Clusters:
+        """A library whose centres near the mean until an epoch, and leave it in the next."""
+
+        n_clusters = 1
+        num_epochs = 0
+
+        def partial_fit(self, batch: np.ndarray) -> None:
+            self.cluster_centers_ = getattr(self, "cluster_centers_", mean.copy())
+            # In place, as the library does.
+            self.cluster_centers_[:] = mean + 1.0 + abs(self.num_epochs - best)
+            self.num_epochs += 1
+
+    clusters = Clusters()
+    codebook = kmeans._train(
+        clusters, files, [40], STAMP, frames, np.random.default_rng(1), on_progress=None
+    )
+
+    np.testing.assert_array_equal(codebook.centroids, mean + 1.0)
+    assert clusters.num_epochs == best + 2
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

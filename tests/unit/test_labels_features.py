@@ -22,7 +22,7 @@ from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, MfccExtr
 from eqssl_speech.labels.layers import LayerExtractor, read_encoder
 from eqssl_speech.labels.settings import MFCC, FeatureStamp, count_frames
 from eqssl_speech.models.wav2vec2.config import micro_config
-from eqssl_speech.text.frames import num_frames
+from eqssl_speech.text.frames import FRAME_STRIDE, num_frames
 
 Waveform = NDArray[np.float32]
 
@@ -68,6 +68,15 @@ def test_frames_of_layers_are_those_of_the_convolutions() -> None:
         assert count_frames(num_samples, stamp) == num_frames(num_samples)
         # Each frame of a model has an MFCC that begins where it does.
         assert count_frames(num_samples, MFCC) >= 2 * num_frames(num_samples) - 1
+
+
+def test_the_stride_is_that_of_the_convolutions() -> None:
+    assert FRAME_STRIDE == 320
+
+    for count in (1, 2, 57):
+        # The shortest audio of so many frames.
+        assert num_frames(400 + (count - 1) * FRAME_STRIDE) == count
+        assert num_frames(400 + (count - 1) * FRAME_STRIDE - 1) == count - 1
 
 
 def test_mfccs_are_the_same_in_windows_and_at_once(speech: Waveform) -> None:
@@ -247,6 +256,26 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
     yaml.unlink()
     assert_refused(run, "run: does not say what the model looks like, as there is no .*model.yaml")
+
+
+def test_a_step_of_what_is_one_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    step = checkpoints / "step_5"
+
+    file = checkpoints / "model.pt"
+    file.write_bytes((step / "model" / "pp_00" / "tp_00" / "sdp_00.pt").read_bytes())
+
+    for path in (file, step, step / "model"):
+        with pytest.raises(
+            InputError, match=f"{path.name}: is one checkpoint, of which `--step` cannot choose; le"
+        ):
+            read_encoder(path, 5)
+
+        read_encoder(path)
+
+    for path in (tmp_path / "run", checkpoints):
+        assert read_encoder(path, 5).family == "wav2vec2"
 
 
 def test_layers_and_tensors_that_are_not_there_are_refused(

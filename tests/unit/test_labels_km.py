@@ -49,3 +49,37 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         index_file(tmp_path / "x.km")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
         index_file(tmp_path)
+
+
+OPEN_FILES = Path("/proc/self/fd")
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts what Linux lists as open")
+def test_no_file_stays_open_however_many_are_read(tmp_path: Path) -> None:
+    files = []
+    for number in range(5):
+        files.append(tmp_path / f"{number}.km")
+        files[-1].write_text("1 2 3\n")
+
+    before = len(list(OPEN_FILES.iterdir()))
+    opened = [KmFile(file, index_file(file)) for file in files]
+    for km_file in opened:
+        assert km_file.read(0).tolist() == [1, 2, 3]
+
+    assert len(list(OPEN_FILES.iterdir())) == before
+
+
+def test_why_a_line_cannot_be_read_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "x.km"
+    file.write_text("1 2\n3\n")
+    km_file = KmFile(file, index_file(file))
+
+    file.unlink()
+    with pytest.raises(
+        InputError, match=r"x\.km:2: the line cannot be read \(No such file or directory\); put the"
+    ):
+        km_file.read(1)
+
+    file.mkdir()
+    with pytest.raises(InputError, match=r"the line cannot be read \(Is a directory\)"):
+        km_file.read(1)

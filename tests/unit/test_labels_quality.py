@@ -74,6 +74,19 @@ def test_a_label_has_the_phone_at_the_middle_of_its_frame() -> None:
     assert found == {("ru", "a"): [1, 0, 0, 0, 1], ("ru", "b"): [0, 0, 1, 0, 0]}
 
 
+def test_a_label_in_which_phones_overlap_counts_once() -> None:
+    # Middles at 12.5, 22.5, 32.5 and 42.5 ms; that at 22.5 ms lies in the first two, the next in the second and third.
+    phones = [(0.0, 0.025, "a"), (0.020, 0.035, "b"), (0.030, 0.034, "c"), (0.034, 0.05, "a")]
+
+    for order in (phones, phones[::-1]):
+        made = LabelTally(4, MFCC)
+        made.count_phones(np.array([0, 1, 2, 3]), "ru", order)
+
+        found = {phone: counts.tolist() for (_, phone), counts in made.phones.items()}
+
+        assert found == {"a": [1, 1, 0, 1], "b": [0, 0, 1, 0]}
+
+
 def test_phones_of_two_languages_are_told_apart() -> None:
     made = tally()
     for language in ("ru", "es"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from label_runs import edit_stamp, make_labels, read_tree, write_run
+
+from eqssl_speech.data.manifest import read_manifest
+from eqssl_speech.labels.settings import MFCC, count_frames
 
 MakeCorpus = Callable[..., Path]
 
@@ -125,6 +129,8 @@ def test_what_cannot_be_labelled_is_refused_before_anything_is_written(
     )
     refuse("`--checkpoint` needs `--layer`", corpus, out, *model)
     refuse("`--layer` is of a model; give `--checkpoint` as well", corpus, out, "--layer", 1)
+    for device in ("auto", "cpu"):
+        refuse("`--device` is of a model; give `--ch", corpus, out, "--device", device)
     refuse("`--layer` must be from 1 to 2", corpus, out, *model, "--layer", 3)
     refuse(
         "Give either `--features mfcc` or `--checkpoint`", corpus, out, *model, "--features", "mfcc"
@@ -177,6 +183,64 @@ def test_too_little_audio_and_none_at_all_are_refused(
         corpus,
         tmp_path / "b",
     )
+
+
+def test_too_little_audio_of_a_source_is_named_before_features_are_computed(
+    tmp_path: Path, make_corpus: MakeCorpus, refuse: Callable[..., None]
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", num_train=4)
+    lines = (corpus / "de" / "train.tsv").read_text().splitlines()
+    (corpus / "de" / "train.tsv").write_text("\n".join(lines[:2]) + "\n")
+    num_frames = count_frames(
+        read_manifest(corpus / "de" / "train.tsv").entries[0].num_samples, MFCC
+    )
+
+    out = tmp_path / "out"
+    refuse(
+        f"There are {num_frames} frames of audio of the source `de` for {num_frames + 1} clusters; ",
+        corpus,
+        out,
+        "--per-source",
+        "--clusters",
+        num_frames + 1,
+    )
+    assert not (out / ".work" / "features").exists()
+
+    # The advice can be followed: nothing was made of what was asked for.
+    assert make_labels(corpus, out, "--per-source", "--clusters", 5) == 0
+    assert make_labels(corpus, tmp_path / "new", "--per-source", "--clusters", 5) == 0
+    assert read_tree(out) == read_tree(tmp_path / "new")
+
+
+def test_a_disk_without_room_for_the_features_is_refused(
+    tmp_path: Path,
+    corpus: Path,
+    refuse: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    num_frames = sum(
+        count_frames(entry.num_samples, MFCC)
+        for source in ("en", "de")
+        for entry in read_manifest(corpus / source / "train.tsv").entries
+    )
+    needed = 39 * 4 * num_frames
+
+    usage = shutil.disk_usage(tmp_path)
+
+    def leave(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+    leave(needed - 1)
+    refuse(
+        rf"out: the features that are clustered take {needed / 1e6:.2f} MB there .*, but only .* free; free some",
+        corpus,
+        out,
+    )
+    assert not (out / ".work" / "features").exists()
+
+    leave(needed)
+    assert make_labels(corpus, out) == 0
 
 
 def test_codebooks_that_cannot_be_used_are_refused(

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from eqssl_speech.data.audio import AudioFormat
-from eqssl_speech.error import InputError
 from eqssl_speech.labels.codebook import Codebook, Quantizer, codebook_file, read_codebook
 from eqssl_speech.labels.features import FeatureExtractor, one_thread_per_operator
 from eqssl_speech.labels.files import work_dir
-from eqssl_speech.labels.kmeans import fit_codebook
-from eqssl_speech.labels.settings import LabelSettings, find_difference
+from eqssl_speech.labels.kmeans import fit_codebook, require_frames
+from eqssl_speech.labels.settings import LabelSettings
 from eqssl_speech.labels.stamp import (
-    STAMP_FILE,
     CodebookStamp,
     LabelStamp,
     SplitStamp,
@@ -31,6 +29,7 @@ from eqssl_speech.labels.stamp import (
 )
 from eqssl_speech.tasks.evaluate.gang import Gang
 from eqssl_speech.tasks.labels import assignment, subset
+from eqssl_speech.tasks.labels.existing import is_begun, require_empty, require_same
 from eqssl_speech.tasks.labels.merging import merge
 from eqssl_speech.tasks.labels.recordings import (
     LabelSplit,
@@ -139,9 +138,12 @@ class LabelJob:
         wanted = self._describe({})
 
         if stamp is None:
-            _require_empty(self.out)
+            require_empty(self.out)
+        elif stamp != wanted and not stamp.is_finished and not is_begun(self.out):
+            # What was refused when it was planned: it may be asked for otherwise now.
+            stamp = None
         else:
-            _require_same(self.out, stamp, wanted)
+            require_same(self.out, stamp, wanted)
 
         # Before anything is written.
         self._meet()
@@ -224,6 +226,11 @@ class LabelJob:
             self.out, drawn, self.extractor, per_source=settings.per_source, seed=settings.seed
         )
 
+        # Before hours of work; again later, as not all may be readable.
+        for group in missing:
+            num_frames = sum(block.num_frames for block in groups[group])
+            require_frames(num_frames, settings.num_clusters, group)
+
         self._write_features([b for group in missing for b in groups[group]], display)
         self._meet()
 
@@ -239,6 +246,7 @@ class LabelJob:
                     stamp,
                     settings.num_clusters,
                     seed=[settings.seed, list(groups).index(group)],
+                    group=group,
                     on_progress=on_progress,
                 )
 
@@ -248,9 +256,14 @@ class LabelJob:
     def _write_features(self, blocks: Sequence[subset.SubsetBlock], display: LabelDisplay) -> None:
         stamp = self.extractor.stamp
 
-        ours = [
-            block for block in self.gang.deal(blocks) if not subset.is_block_there(block, stamp.dim)
-        ]
+        lacking = [block for block in blocks if not subset.is_block_there(block, stamp.dim)]
+        subset.require_space(self.out, lacking, stamp.dim)
+
+        # Before anything is written.
+        self._meet()
+
+        files = {block.file for block in lacking}
+        ours = [block for block in self.gang.deal(blocks) if block.file in files]
         num_windows = sum(len(block.items) for block in ours)
         audio_s = sum(block.num_frames for block in ours) / stamp.frame_rate
 
@@ -332,37 +345,3 @@ def stamp_codebooks(codebooks: Mapping[str, Codebook]) -> dict[str, CodebookStam
         first_label += codebook.num_codes
 
     return stamps
-
-
-def _require_empty(out: Path) -> None:
-    if out.is_dir() and any(not file.name.startswith(".") for file in out.iterdir()):
-        raise InputError(
-            f"{out}: holds other files, but no {STAMP_FILE}; give a new directory for the labels."
-        )
-
-
-def _require_same(out: Path, stamp: LabelStamp, wanted: LabelStamp) -> None:
-    remedy = "use another OUT for other labels, or run the command as before"
-
-    difference = find_difference(stamp.settings, wanted.settings)
-    if difference is not None:
-        raise InputError(f"{out}: holds labels that were made otherwise: {difference}; {remedy}.")
-
-    theirs = {(source, split) for source, splits in stamp.splits.items() for split in splits}
-    ours = {(source, split) for source, splits in wanted.splits.items() for split in splits}
-
-    for source, split in sorted(theirs ^ ours):
-        where = "asked for now but not there" if (source, split) in ours else "not asked for now"
-
-        raise InputError(
-            f"{out}: holds labels of other splits or sources: `{split}` of `{source}` is {where}; use another OUT "
-            f"(with `--codebook {out}` for the same clusters), or run the command as before."
-        )
-
-    for source, splits in wanted.splits.items():
-        for split, split_stamp in splits.items():
-            if stamp.splits[source][split].manifest != split_stamp.manifest:
-                raise InputError(
-                    f"{out}: holds labels of another corpus: the manifest `{split}` of `{source}` lists other "
-                    f"utterances now; {remedy}."
-                )

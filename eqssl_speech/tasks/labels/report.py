@@ -17,21 +17,6 @@ from eqssl_speech.tasks.labels.recordings import LabelSplit, LeftOut
 
 REPORT_FILE: Final = "quality.json"
 
-_COLUMNS: Final = (
-    "source",
-    "utterances",
-    "hours",
-    "left out",
-    "codes used",
-    "entropy, bits",
-    "perplexity",
-    "commonest, %",
-    "run, ms",
-    "distance",
-)
-
-_PHONE_COLUMNS: Final = ("phone purity, %", "cluster purity, %", "PNMI")
-
 
 @final
 @dataclass(frozen=True)
@@ -71,23 +56,6 @@ class LabelReport:
     """Of all sources together."""
 
     left_out: tuple[LeftOutLine, ...]
-
-    def list_rows(self) -> list[list[str]]:
-        """Return the rows of the table, their titles first."""
-        has_phones = self.all.phones is not None
-        rows = [[*_COLUMNS, *(_PHONE_COLUMNS if has_phones else ())]]
-
-        named = list(self.sources.items())
-        if len(named) > 1:
-            named.append(("all", self.all))
-
-        for nr, (name, measures) in enumerate(named):
-            is_sum = nr == len(self.sources)
-            num_left_out = sum(is_sum or x.source == name for x in self.left_out)
-            row = [name, *_format(measures, num_left_out)]
-            rows.append([*row, *(_format_phones(measures.phones) if has_phones else ())])
-
-        return rows
 
 
 def make_report(
@@ -180,28 +148,3 @@ def _parse(content: Mapping[str, Any]) -> LabelMeasures:
     return LabelMeasures(
         **{**content, "phones": None if phones is None else PhoneMeasures(**phones)}
     )
-
-
-def _format(measures: LabelMeasures, num_left_out: int) -> list[str]:
-    return [
-        f"{measures.num_utterances}",
-        f"{measures.hours:.2f}",
-        f"{num_left_out}",
-        f"{measures.num_used}/{measures.num_codes}",
-        f"{measures.entropy_bits:.2f}",
-        f"{measures.perplexity:.1f}",
-        f"{100 * measures.top_share:.1f}",
-        f"{measures.mean_run_ms:.0f}",
-        f"{measures.distance:.4g}",
-    ]
-
-
-def _format_phones(phones: PhoneMeasures | None) -> list[str]:
-    if phones is None:
-        return ["-"] * len(_PHONE_COLUMNS)
-
-    return [
-        f"{100 * phones.phone_purity:.1f}",
-        f"{100 * phones.cluster_purity:.1f}",
-        f"{phones.pnmi:.3f}",
-    ]

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
+import numpy.typing as npt
 
 from eqssl_speech.data.audio import AudioError, AudioFormat
-from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, plan_windows
+from eqssl_speech.error import InputError
+from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, cut_window
 from eqssl_speech.labels.files import save, work_dir
 from eqssl_speech.labels.kmeans import Frames
-from eqssl_speech.labels.settings import count_frames
+from eqssl_speech.labels.settings import count_all_frames
 from eqssl_speech.tasks.labels.recordings import LabelSplit, Recordings, map_in_order
 
 _BLOCK_BYTES: Final = 32 << 20
@@ -83,41 +85,43 @@ def draw_subset(
     :param seed: Chooses the windows.
     :returns: By source, in random order.
     """
-    listed = [_list_windows(split, found, extractor) for split, found in recordings]
+    counts = [count_all_frames(found.num_samples, extractor.stamp) for _, found in recordings]
 
-    available = [float(sum(item.window.num_frames for item in items)) for items in listed]
+    available = [float(num_frames.sum()) for num_frames in counts]
     shares = share_budget(available, hours * 3600 * extractor.stamp.frame_rate)
 
     drawn = {}
 
-    for index, ((split, _), items, share) in enumerate(zip(recordings, listed, shares)):
+    for index, ((split, found), num_frames, share) in enumerate(zip(recordings, counts, shares)):
         rng = np.random.default_rng([seed, index])
-        num_frames, chosen = 0, []
+        total, chosen = 0, []
 
-        for item_nr in rng.permutation(len(items)):
-            if num_frames >= share:
+        for entry_nr, window in _draw_windows(num_frames, extractor.max_num_frames, rng):
+            if total >= share:
                 break
 
-            chosen.append(items[item_nr])
-            num_frames += items[item_nr].window.num_frames
+            num_samples = int(found.num_samples[entry_nr])
+            chosen.append(SubsetItem(split, entry_nr, num_samples, window))
+            total += window.num_frames
 
         drawn[split.source.name] = chosen
 
     return drawn
 
 
-def _list_windows(
-    split: LabelSplit, recordings: Recordings, extractor: FeatureExtractor
-) -> list[SubsetItem]:
-    items = []
+def _draw_windows(
+    num_frames: npt.NDArray[np.int64], max_num_frames: int, rng: np.random.Generator
+) -> Iterator[tuple[int, FrameWindow]]:
+    """Go through the windows of all utterances in random order; those that are not drawn are numbers only."""
+    num_windows = -(-num_frames // max_num_frames)
+    ends = np.cumsum(num_windows)
 
-    for entry_nr, num_samples in enumerate(recordings.num_samples.tolist()):
-        num_frames = count_frames(num_samples, extractor.stamp)
+    for position in rng.permutation(int(num_windows.sum())):
+        entry_nr = int(np.searchsorted(ends, position, side="right"))
+        count = int(num_windows[entry_nr])
+        index = int(position - ends[entry_nr]) + count
 
-        for window in plan_windows(num_frames, extractor.max_num_frames):
-            items.append(SubsetItem(split, entry_nr, num_samples, window))
-
-    return items
+        yield entry_nr, cut_window(int(num_frames[entry_nr]), count, index)
 
 
 def plan_blocks(
@@ -174,6 +178,29 @@ def is_block_there(block: SubsetBlock, dim: int) -> bool:
         return False
 
     return bool(content.ndim == 2 and content.shape[1] == dim and content.dtype == np.float32)
+
+
+def require_space(out: Path, blocks: Sequence[SubsetBlock], dim: int) -> None:
+    """Refuse what the disk has no room for.
+
+    :param out: The directory of the labels.
+    :param blocks: Those that are to be written.
+    :param dim: Numbers per frame.
+    :raises InputError: If less is free than their features take.
+    """
+    needed = sum(block.num_frames for block in blocks) * dim * np.dtype(np.float32).itemsize
+    free = shutil.disk_usage(out).free
+
+    if needed > free:
+        raise InputError(
+            f"{out}: the features that are clustered take {_show_size(needed)} there until the clusters are made, but "
+            f"only {_show_size(free)} are free; free some space, give an OUT on another disk, or lower "
+            "`--hours-for-clustering`."
+        )
+
+
+def _show_size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def write_blocks(
