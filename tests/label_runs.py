@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fairseq2.checkpoint import StandardModelMetadataDumper
 from fairseq2.file_system import NativeLocalFileSystem
@@ -93,3 +95,16 @@ def forge(out: Path, source: str, split: str, text: str) -> None:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
 
     edit_stamp(out, lambda stamp: stamp["sources"][source][split].update(labels=digest))
+
+
+def require_refusal(
+    capsys: pytest.CaptureFixture[str], message: str, corpus: Path, out: Path, *args: object
+) -> None:
+    """Run the command and want it to refuse in a sentence."""
+    assert make_labels(corpus, out, *args) == 2
+
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert re.search(message, err), err
+    assert err.startswith("eqssl: ")
+    assert err.endswith(".")

@@ -9,35 +9,18 @@ from typing import Any
 import pytest
 import torch
 from fairseq2.nn import BatchLayout
+from meta_device import META, complete_meta
 
 from eqssl_speech.models.hubert import HubertModel, create_hubert_model
 from eqssl_speech.models.hubert.config import micro_config
 from eqssl_speech.models.wav2vec2 import accelerate
 
-META = torch.device("meta")
-
 
 @pytest.fixture(autouse=True)
 def meta_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the device what torch leaves out: autocast, and the gradient of the weight norm."""
-    autocast = torch.autocast
-
-    def on_cpu(device_type: str, **kwargs: Any) -> torch.autocast:
-        return autocast("cpu" if device_type == "meta" else device_type, **kwargs)
-
-    monkeypatch.setattr(torch, "autocast", on_cpu)
-
-    library = torch.library.Library("aten", "IMPL", "Meta")
-
-    library.impl(
-        "_weight_norm_interface_backward",
-        lambda grad, v, g, norms, dim: (torch.empty_like(v), torch.empty_like(g)),
-    )
-
-    with torch.random.fork_rng():
+    """Give the device what torch leaves out."""
+    with complete_meta(monkeypatch):
         yield
-
-    library._destroy()
 
 
 def make_model(**overrides: Any) -> HubertModel:

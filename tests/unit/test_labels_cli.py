@@ -6,12 +6,13 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from label_runs import make_labels, read_km, read_tree, write_run
+from label_runs import make_labels, read_km, read_tree, require_refusal, write_run
 from numpy.typing import NDArray
 
 from eqssl_speech import cli
@@ -32,16 +33,7 @@ def corpus(tmp_path: Path, make_corpus: MakeCorpus) -> Path:
 @pytest.fixture
 def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
     """Return a function that runs the command and wants it to refuse in a sentence."""
-
-    def run(message: str, corpus: Path, out: Path, *args: object) -> None:
-        assert make_labels(corpus, out, *args) == 2
-
-        err = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.search(message, err), err
-        assert err.startswith("eqssl: ")
-        assert err.endswith(".")
-
-    return run
+    return partial(require_refusal, capsys)
 
 
 def test_the_files_are_those_of_fairseq(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from label_runs import edit_stamp, make_labels, read_tree, write_run
+from label_runs import edit_stamp, make_labels, read_tree, require_refusal, write_run
 
 from eqssl_speech.data.manifest import read_manifest
 from eqssl_speech.labels.settings import MFCC, count_frames
@@ -24,16 +24,7 @@ def corpus(tmp_path: Path, make_corpus: MakeCorpus) -> Path:
 @pytest.fixture
 def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
     """Return a function that runs the command and wants it to refuse in a sentence."""
-
-    def run(message: str, corpus: Path, out: Path, *args: object) -> None:
-        assert make_labels(corpus, out, *args) == 2
-
-        err = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.search(message, err), err
-        assert err.startswith("eqssl: ")
-        assert err.endswith(".")
-
-    return run
+    return partial(require_refusal, capsys)
 
 
 def test_other_settings_than_those_of_the_labels_are_refused(

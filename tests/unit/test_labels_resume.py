@@ -6,14 +6,14 @@ import errno
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from label_runs import make_labels, read_tree
+from label_runs import make_labels, read_tree, require_refusal
 
 from eqssl_speech.labels import files
 
@@ -28,16 +28,7 @@ def corpus(tmp_path: Path, make_corpus: MakeCorpus) -> Path:
 @pytest.fixture
 def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
     """Return a function that runs the command and wants it to refuse in a sentence."""
-
-    def run(message: str, corpus: Path, out: Path, *args: object) -> None:
-        assert make_labels(corpus, out, *args) == 2
-
-        err = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.search(message, err), err
-        assert err.startswith("eqssl: ")
-        assert err.endswith(".")
-
-    return run
+    return partial(require_refusal, capsys)
 
 
 @pytest.mark.parametrize("per_source", [False, True])

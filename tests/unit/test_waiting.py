@@ -15,6 +15,7 @@ from fairseq2.metrics import MetricBag
 from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.nn import BatchLayout
 from families import FAMILIES, make_batch, make_criterion, make_micro_model
+from meta_device import META, complete_meta
 from torch import Tensor
 
 from eqssl_speech.criteria.metrics import SourceMetrics
@@ -24,30 +25,12 @@ from eqssl_speech.equilibrium import EquilibriumOptimizer
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
 
-META = torch.device("meta")
-
 
 @pytest.fixture(autouse=True)
 def meta_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the device what torch leaves out: autocast, and the gradient of the weight norm."""
-    autocast = torch.autocast
-
-    def on_cpu(device_type: str, **kwargs: Any) -> torch.autocast:
-        return autocast("cpu" if device_type == "meta" else device_type, **kwargs)
-
-    monkeypatch.setattr(torch, "autocast", on_cpu)
-
-    library = torch.library.Library("aten", "IMPL", "Meta")
-
-    library.impl(
-        "_weight_norm_interface_backward",
-        lambda grad, v, g, norms, dim: (torch.empty_like(v), torch.empty_like(g)),
-    )
-
-    with torch.random.fork_rng():
+    """Give the device what torch leaves out."""
+    with complete_meta(monkeypatch):
         yield
-
-    library._destroy()
 
 
 def make_speech(family: str, seq_lens: list[int] | None = None) -> SpeechBatch:
