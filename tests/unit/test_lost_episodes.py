@@ -37,6 +37,7 @@ class CriterionOnCommand:
 
     chance = 4.0
     num_codes = 2
+    num_labels = ()
 
     def __call__(self, model: Module, batch: SequenceBatch) -> CriterionOutput:
         loss = model(batch.seqs).square().mean() * batch.example["factor"]
