@@ -22,7 +22,7 @@ class LossSection:
     """The weight of the mean square of the feature extractor's output."""
 
     unmasked_weight: float = 0.0
-    """HuBERT: the weight of the frames that are not masked, beside 1 of those that are (arXiv 2106.07447, section 3.2:
+    """HuBERT: the weight of the frames that are not masked, beside 1 of those that are (arXiv 2106.07447:
     (1 - alpha) / alpha). 0 does not compute them."""
 
 

@@ -17,7 +17,7 @@ from eqssl_speech.models.hubert import HubertLoss, HubertModel, HubertOutput
 
 @final
 class HubertCriterion:
-    """Predicts the label of each masked frame (arXiv 2106.07447, section 3.2)."""
+    """Predicts the label of each masked frame (arXiv 2106.07447)."""
 
     def __init__(self, module: HubertModel, section: LossSection) -> None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, final, get_args
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final, get_args
 
 import torch
 from fairseq2.metrics import Mean, MetricBag, Sum
@@ -15,6 +15,8 @@ from typing_extensions import Self, override
 from eqssl_speech.criteria.base import CriterionOutput
 
 _NATS_PER_BIT: Final = math.log(2.0)
+
+T = TypeVar("T")
 
 
 @final
@@ -31,12 +33,10 @@ class RunningMean(Mean):
         return self.weighted_sum / self.weights if self.weights else torch.zeros_like(self.weights)
 
 
-@final
-class CodeShare(Metric[Tensor]):
-    """The share of codes that were chosen at least once since the last reset. *Range:* [0, 1]."""
+class _Counts(Metric[T]):
+    """How often each of some codes came up since the last reset."""
 
     def __init__(self, num_codes: int, device: torch.device | None = None) -> None:
-        """:param num_codes: The number of codes over all codebooks, ``G x V``."""
         super().__init__(device=device)
 
         self._add_state("counts", torch.zeros(num_codes, device=self.device))
@@ -46,15 +46,10 @@ class CodeShare(Metric[Tensor]):
     @override
     @torch.inference_mode()
     def update(self, counts: Tensor) -> Self:
-        """:param counts: How often each code was chosen. *Shape:* ``(G x V)``."""
+        """:param counts: How often each came up. *Shape:* ``(G x V)``."""
         self.counts = self.counts + counts.detach().to(self.device)
 
         return self
-
-    @override
-    @torch.inference_mode()
-    def compute(self) -> Tensor:
-        return (self.counts > 0.5).float().mean()
 
     @override
     @torch.inference_mode()
@@ -66,26 +61,24 @@ class CodeShare(Metric[Tensor]):
 
 
 @final
-class LabelCounts(Metric[dict[str, float]]):
+class CodeShare(_Counts[Tensor]):
+    """The share of codes that were chosen at least once since the last reset. *Range:* [0, 1]."""
+
+    @override
+    @torch.inference_mode()
+    def compute(self) -> Tensor:
+        return (self.counts > 0.5).float().mean()
+
+
+@final
+class LabelCounts(_Counts[dict[str, float]]):
     """How often each label was a target since the last reset, and so what a model knows that knows nothing else."""
 
     def __init__(self, num_labels: Sequence[int], device: torch.device | None = None) -> None:
         """:param num_labels: How many different labels each label set has."""
-        super().__init__(device=device)
+        super().__init__(sum(num_labels), device)
 
         self._num_labels = list(num_labels)
-
-        self._add_state("counts", torch.zeros(sum(num_labels), device=self.device))
-
-        self.counts: Tensor
-
-    @override
-    @torch.inference_mode()
-    def update(self, counts: Tensor) -> Self:
-        """:param counts: How often each label was a target. *Shape:* ``(G x V)``."""
-        self.counts = self.counts + counts.detach().to(self.device)
-
-        return self
 
     @override
     @torch.inference_mode()
@@ -104,14 +97,6 @@ class LabelCounts(Metric[dict[str, float]]):
             "label_entropy": entropy,
             "majority_share": sum(float(s.max()) for s in shares) / len(shares),
         }
-
-    @override
-    @torch.inference_mode()
-    def merge_state(self, metrics: Iterable[Self]) -> Self:
-        for metric in metrics:
-            self.update(metric.counts)
-
-        return self
 
 
 LostReason: TypeAlias = Literal["non_finite", "exploded", "dead"]
