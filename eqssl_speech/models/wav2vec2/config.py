@@ -18,7 +18,7 @@ def expects_normalized_audio(config: Wav2Vec2EncoderConfig) -> bool:
 
 
 def register_wav2vec2_archs(container: DependencyContainer) -> None:
-    """Register the architectures ``tiny`` (2.1 M parameters) and ``micro`` (0.1 M) in the family ``wav2vec2``."""
+    """Register the architectures ``tiny`` (2.3 M parameters) and ``micro`` (0.1 M) in the family ``wav2vec2``."""
     arch = ConfigRegistrar(container, Wav2Vec2Config)
 
     arch("tiny")(tiny_config)
@@ -62,5 +62,7 @@ def _shrunk(
     encoder.layer_drop_p = 0.0
     encoder.feature_grad_scale = 1.0
     encoder.norm_order = TransformerNormOrder.PRE
+    # As in the large models: other libraries know no norm in front of layers that begin with one.
+    encoder.layer_norm_features = False
 
     return config
