@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import PickleError, UnpicklingError
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from ruamel.yaml import YAML
@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checksums import find_damage
@@ -23,6 +24,9 @@ TENSOR_FILE_SUFFIXES: Final = (".pt", ".pth", ".bin", ".safetensors")
 """The kinds of files that tensors are read from."""
 
 _WRAPPING_KEYS: Final = ("model", "state_dict", "model_state_dict")
+
+_PLAIN_GLOBALS: Final = ("argparse.Namespace", "typing.Any")
+"""What settings of fairseq refer to besides classes of fairseq and of omegaconf."""
 
 _SHARD: Final = re.compile(r"sdp_([0-9]+)\.pt")
 
@@ -135,8 +139,16 @@ def read_tensor_file(file: Path) -> dict[str, Tensor]:
     :returns: The tensors by name, at least one.
     :raises InputError: If the file is missing, holds something else, or cannot be read.
     """
-    content: object = _load_safetensors(file) if file.suffix == ".safetensors" else _load(file)
+    return pick_tensors(file, load_content(file))
 
+
+def pick_tensors(file: Path, content: object) -> dict[str, Tensor]:
+    """Pick the tensors from what :func:`load_content` has read.
+
+    :param file: The file, for messages.
+    :param content: Its content.
+    :raises InputError: If there is no tensor with a name in it.
+    """
     for key in _WRAPPING_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -153,9 +165,20 @@ def read_tensor_file(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load(file: Path) -> object:
+def load_content(file: Path) -> object:
+    """Read all that a file of tensors holds, without running code that may be in it.
+
+    Files of fairseq hold objects of its own beside the tensors (settings, dictionaries); they become :class:`Inert`.
+
+    :param file: As for :func:`read_tensor_file`.
+    :raises InputError: If the file is missing, cannot be read, or holds objects of other programs.
+    """
+    if file.suffix == ".safetensors":
+        return _load_safetensors(file)
+
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with safe_globals(_list_stand_ins(file)):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as ex:
         raise InputError(f"{file}: cannot be read ({ex.strerror}); correct the path.") from None
     except (PickleError, RuntimeError, EOFError, LookupError, ValueError, TypeError) as ex:
@@ -164,14 +187,34 @@ def _load(file: Path) -> object:
                 f"{file}: is not a file of tensors, or is damaged; copy or save it again."
             ) from None
 
-        hint = (
-            ", as those of fairseq do" if re.search("argparse|omegaconf|fairseq", str(ex)) else ""
-        )
+        match = re.search(r"GLOBAL ([\w.]+)", str(ex))
+        what = f" (`{match[1]}`)" if match else ""
 
         raise InputError(
-            f"{file}: holds more than tensors{hint}, and reading that would run code of the file; "
+            f"{file}: holds more than tensors{what}, and reading that would run code of the file; "
             "load it where you trust it and save only its `state_dict()`."
         ) from None
+
+
+class Inert:
+    """Stands for an object of fairseq: holds its attributes and does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Ignore everything."""
+
+
+def _list_stand_ins(file: Path) -> list[Any]:
+    try:
+        names = get_unsafe_globals_in_checkpoint(file)
+    except (OSError, ValueError, RuntimeError, PickleError, EOFError, LookupError, TypeError):
+        # Damaged, or of torch before 1.6; those hold nothing but settings.
+        names = ["argparse.Namespace"]
+
+    return [
+        (type(name, (Inert,), {}), name)
+        for name in names
+        if name.split(".")[0] in ("fairseq", "omegaconf") or name in _PLAIN_GLOBALS
+    ]
 
 
 def _load_safetensors(file: Path) -> dict[str, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,11 +15,14 @@ from torch import Tensor
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checkpoint import (
+    Inert,
     find_checkpoint,
+    load_content,
     merge_shards,
     read_run_tensors,
     read_tensor_file,
 )
+from eqssl_speech.models.formats.fairseq import find_setting
 
 
 def make_tensors(seed: int = 0) -> dict[str, Tensor]:
@@ -191,18 +196,48 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, zipped: bool) -> None:
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
 
     with pytest.raises(
-        InputError, match="holds more than tensors, and reading that would run code"
+        InputError, match=r"holds more than tensors \(`\w+\.mkdir`\), and reading that would run code"
     ):
         read_tensor_file(tmp_path / "a.pt")
 
     assert not (tmp_path / "witness").exists()
 
 
-def test_a_file_as_fairseq_writes_it_is_called_so(tmp_path: Path) -> None:
-    torch.save({"args": argparse.Namespace(a=1), "model": make_tensors()}, tmp_path / "a.pt")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_settings_of_fairseq_are_read_without_fairseq(tmp_path: Path, zipped: bool) -> None:
+    content = {"args": argparse.Namespace(layers=3), "model": make_tensors()}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
 
-    with pytest.raises(InputError, match="holds more than tensors, as those of fairseq do"):
-        read_tensor_file(tmp_path / "a.pt")
+    assert_equal(read_tensor_file(tmp_path / "a.pt"), make_tensors())
+    assert find_setting(load_content(tmp_path / "a.pt"), "layers") == 3
+
+
+def test_objects_of_fairseq_are_read_and_do_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dictionary lies beside the tensors of HuBERT; its class need not be there, and would not be called if it were."""
+    for name in ("fairseq", "fairseq.data", "fairseq.data.dictionary"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+
+    module = sys.modules["fairseq.data.dictionary"]
+    kls = type("Dictionary", (), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Dictionary", kls, raising=False)
+
+    dictionary = kls()
+    dictionary.symbols = ["<s>", "<pad>"]
+    torch.save({"task_state": [dictionary], "model": make_tensors()}, tmp_path / "a.pt")
+
+    def fail(self: object, *args: object) -> None:
+        raise AssertionError("called")
+
+    monkeypatch.setattr(kls, "__init__", fail)
+
+    (loaded,) = load_content(tmp_path / "a.pt")["task_state"]  # type: ignore[index]
+
+    assert isinstance(loaded, Inert)
+    assert not isinstance(loaded, kls)
+    assert loaded.symbols == ["<s>", "<pad>"]  # type: ignore[attr-defined]
+    assert_equal(read_tensor_file(tmp_path / "a.pt"), make_tensors())
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])

@@ -396,5 +396,5 @@ def test_a_norm_stands_where_the_configuration_says() -> None:
     config = make_config("large")
     config.encoder_config.norm_order = TransformerNormOrder.POST
 
-    with pytest.raises(InputError, match=r"has the tensor `encoder_frontend\.layer_norm\.weight`"):
+    with pytest.raises(InputError, match=r"has the tensor `encoder\.layer_norm\.weight`"):
         convert(make_fairseq("large"), config)

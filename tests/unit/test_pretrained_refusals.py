@@ -126,21 +126,6 @@ def test_a_configuration_that_computes_something_else_is_refused(name, value, re
     assert_untouched(model)
 
 
-def test_checkpoints_of_other_libraries_are_called_so() -> None:
-    tensor = {"encoder.layers.0.fc1.weight": torch.ones(2, 2)}
-
-    for name, library in (
-        (
-            "feature_extractor.conv_layers.0.0.weight",
-            "fairseq, whose .*convert_wav2vec2_state_dict",
-        ),
-        ("w2v_encoder.w2v_model.mask_emb", "fairseq, whose"),
-        ("wav2vec2.feature_extractor.conv_layers.0.conv.weight", "Hugging Face transformers or"),
-        ("feature_extractor.conv_layers.0.layer_norm.weight", "Hugging Face transformers or"),
-    ):
-        refuse(tensor | {name: torch.ones(3)}, f"a.pt: is a checkpoint of {library}")
-
-
 def test_a_checkpoint_without_an_encoder_is_refused() -> None:
     tensors = {"decoder.embed.weight": torch.ones(2), "layers.0.weight": torch.ones(2)}
 

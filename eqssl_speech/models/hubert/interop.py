@@ -1,8 +1,5 @@
 """Reads HuBERTs of other libraries: fairseq, Hugging Face transformers and torchaudio.
 
-Weight norm of the position encoder: ours, as the host's, has ``weight_g`` (the norms) and ``weight_v`` (the
-directions); torch's parametrization, which newer files have, calls them ``original0`` and ``original1``.
-
 fairseq's dictionaries begin with four symbols that are no codes (``<s>``, ``<pad>``, ``</s>``, ``<unk>``), so its
 models have four embeddings more per label set than there are clusters, and its labels are larger by four. These
 embeddings are left out, so that label ``k`` is cluster ``k``; probabilities are then those among the clusters alone.
@@ -11,25 +8,28 @@ embeddings are left out, so that label ``k`` is cluster ``k``; probabilities are
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, cast, final
+from typing import Final, cast
 
 import torch
 from fairseq2.device import META_DEVICE
-from fairseq2.models.transformer import TransformerNormOrder
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.hubert.config import HubertConfig
+from eqssl_speech.models.formats.names import (
+    FAIRSEQ,
+    Library,
+    find_library,
+    is_ignored,
+    list_spellings,
+)
+from eqssl_speech.models.hubert.config import HUBERT_FAMILY, HubertConfig
 from eqssl_speech.models.hubert.factory import create_hubert_model
 
-_NUM_SPECIAL_SYMBOLS: Final = 4
+NUM_SPECIAL_SYMBOLS: Final = 4
 
-_FRONTEND: Final = "encoder_frontend"
-_EXTRACTOR: Final = f"{_FRONTEND}.feature_extractor.layers"
+_EXTRACTOR: Final = "encoder_frontend.feature_extractor.layers"
 
 _HEAD: Final = (
     "masker.temporal_mask_embed",
@@ -38,89 +38,6 @@ _HEAD: Final = (
     "code_embeddings",
 )
 """What only pre-training needs."""
-
-
-@final
-@dataclass(frozen=True)
-class _Library:
-    """How a library calls the tensors of a HuBERT."""
-
-    name: str
-
-    mark: str
-    """A pattern of a name that only it has."""
-
-    prefixes: tuple[str, ...]
-    """What names may begin with, besides."""
-
-    dropped: tuple[str, ...]
-    """Beginnings of names of what is no part of a HuBERT: output layers for other tasks."""
-
-    names: Mapping[str, str]
-    """Patterns of the beginnings of its names, after the prefix, and ours."""
-
-
-_FAIRSEQ: Final = _Library(
-    name="fairseq",
-    mark=r"feature_extractor\.conv_layers\.\d+\.0\.",
-    prefixes=("w2v_encoder.w2v_model.",),
-    dropped=("w2v_encoder.proj.",),
-    names={
-        r"mask_emb$": "masker.temporal_mask_embed",
-        r"label_embs_concat$": "code_embeddings",
-        r"feature_extractor\.conv_layers\.(\d+)\.0\.": rf"{_EXTRACTOR}.\1.conv.",
-        r"feature_extractor\.conv_layers\.0\.2\.(?=[a-z])": f"{_EXTRACTOR}.0.group_norm.",
-        r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.": rf"{_EXTRACTOR}.\1.layer_norm.",
-        r"layer_norm\.": f"{_FRONTEND}.post_extract_layer_norm.",
-        r"post_extract_proj\.": f"{_FRONTEND}.model_dim_proj.",
-        r"encoder\.pos_conv\.0\.": f"{_FRONTEND}.pos_encoder.conv.",
-        r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.": r"encoder.layers.\1.self_attn.output_proj.",
-        r"encoder\.layers\.(\d+)\.fc1\.": r"encoder.layers.\1.ffn.inner_proj.",
-        r"encoder\.layers\.(\d+)\.fc2\.": r"encoder.layers.\1.ffn.output_proj.",
-        r"encoder\.layers\.(\d+)\.final_layer_norm\.": r"encoder.layers.\1.ffn_layer_norm.",
-    },
-)
-
-_TORCHAUDIO: Final = _Library(
-    name="torchaudio",
-    mark=r"encoder\.transformer\.",
-    prefixes=("wav2vec2.",),
-    dropped=("aux.",),
-    names={
-        r"mask_generator\.mask_embedding$": "masker.temporal_mask_embed",
-        r"logit_generator\.label_embeddings$": "code_embeddings",
-        r"logit_generator\.final_proj\.": "final_proj.",
-        # The rest is called as in Hugging Face's, but for where it stands.
-        r"encoder\.feature_projection\.": "feature_projection.",
-        r"encoder\.transformer\.": "encoder.",
-    },
-)
-
-_HUGGING_FACE: Final = _Library(
-    name="Hugging Face transformers",
-    mark=r"feature_extractor\.conv_layers\.\d+\.conv\.",
-    prefixes=("hubert.",),
-    dropped=("lm_head.",),
-    names={
-        r"masked_spec_embed$": "masker.temporal_mask_embed",
-        r"feature_extractor\.conv_layers\.(\d+)\.conv\.": rf"{_EXTRACTOR}.\1.conv.",
-        r"feature_extractor\.conv_layers\.(\d+)\.layer_norm\.": rf"{_EXTRACTOR}.\1.layer_norm.",
-        r"feature_projection\.layer_norm\.": f"{_FRONTEND}.post_extract_layer_norm.",
-        r"feature_projection\.projection\.": f"{_FRONTEND}.model_dim_proj.",
-        r"encoder\.pos_conv_embed\.conv\.": f"{_FRONTEND}.pos_encoder.conv.",
-        r"encoder\.layers\.(\d+)\.attention\.out_proj\.": r"encoder.layers.\1.self_attn.output_proj.",
-        r"encoder\.layers\.(\d+)\.attention\.": r"encoder.layers.\1.self_attn.",
-        r"encoder\.layers\.(\d+)\.layer_norm\.": r"encoder.layers.\1.self_attn_layer_norm.",
-        r"encoder\.layers\.(\d+)\.feed_forward\.intermediate_dense\.": r"encoder.layers.\1.ffn.inner_proj.",
-        r"encoder\.layers\.(\d+)\.feed_forward\.output_dense\.": r"encoder.layers.\1.ffn.output_proj.",
-        r"encoder\.layers\.(\d+)\.final_layer_norm\.": r"encoder.layers.\1.ffn_layer_norm.",
-    },
-)
-
-_WEIGHT_NORM: Final = {
-    "parametrizations.weight.original0": "weight_g",
-    "parametrizations.weight.original1": "weight_v",
-}
 
 
 def convert_hubert_state_dict(
@@ -146,13 +63,13 @@ def convert_hubert_state_dict(
 
     consume_prefix_in_state_dict_if_present(tensors, "module.")
 
-    library = _find_library(tensors)
+    library = find_library(tensors)
 
     if library is not None:
         tensors = _rename(tensors, library, config)
 
-        if library is _FAIRSEQ:
-            _drop_special_symbols(tensors, config.num_codes)
+        if library is FAIRSEQ:
+            drop_special_symbols(tensors, config.num_codes)
 
     _complete_head(tensors, config)
 
@@ -162,67 +79,39 @@ def convert_hubert_state_dict(
     return dict(tensors)
 
 
-def _find_library(names: Mapping[str, Tensor]) -> _Library | None:
-    # Torchaudio's names have the mark of Hugging Face's as well.
-    for library in (_TORCHAUDIO, _FAIRSEQ, _HUGGING_FACE):
-        if any(re.search(library.mark, name) for name in names):
-            return library
-
-    return None
-
-
 def _rename(
-    tensors: Mapping[str, Tensor], library: _Library, config: HubertConfig
+    tensors: Mapping[str, Tensor], library: Library, config: HubertConfig
 ) -> dict[str, Tensor]:
-    renamed = {}
+    """Give the tensors of a HuBERT our names; those that it has not, and that are no head for other tasks, keep theirs."""
+    num_convolutions = len(config.encoder_config.feature_extractor_layer_descs)
 
-    for name, tensor in tensors.items():
-        if not name.startswith(library.dropped):
-            renamed[_translate(name, library, config)] = tensor
+    names = [
+        *_make_empty_state(config),
+        *(f"{_EXTRACTOR}.{i}.conv.bias" for i in range(num_convolutions)),
+    ]
 
-    return renamed
+    spellings = list_spellings(names, HUBERT_FAMILY, library)
 
-
-def _translate(name: str, library: _Library, config: HubertConfig) -> str:
-    for prefix in library.prefixes:
-        name = name.removeprefix(prefix)
-
-    name = _replace_beginning(name, library.names)
-
-    if library is _TORCHAUDIO:
-        name = _replace_beginning(name, _HUGGING_FACE.names)
-
-    if library is not _FAIRSEQ and not config.encoder_config.feature_extractor_layer_norm_convs:
-        name = name.replace(f"{_EXTRACTOR}.0.layer_norm.", f"{_EXTRACTOR}.0.group_norm.")
-
-    # The norm that stands behind the encoder where its layers begin with one, and otherwise in front of it.
-    if config.encoder_config.norm_order == TransformerNormOrder.POST:
-        name = re.sub(r"^encoder\.layer_norm\.", f"{_FRONTEND}.layer_norm.", name)
-
-    for ending, ours in _WEIGHT_NORM.items():
-        if name.endswith(ending):
-            name = name.removesuffix(ending) + ours
-
-    return name
+    return {
+        spellings.get(name, name): tensor
+        for name, tensor in tensors.items()
+        if name in spellings or not is_ignored(name, library)
+    }
 
 
-def _replace_beginning(name: str, names: Mapping[str, str]) -> str:
-    for pattern, ours in names.items():
-        replaced, count = re.subn(f"^{pattern}", ours, name)
-        if count > 0:
-            return replaced
+def drop_special_symbols(tensors: dict[str, Tensor], num_codes: Sequence[int]) -> None:
+    """Leave out the embeddings of fairseq's symbols that are no codes, if they are there.
 
-    return name
-
-
-def _drop_special_symbols(tensors: dict[str, Tensor], num_codes: Sequence[int]) -> None:
+    :param tensors: The tensors, by our names; changed.
+    :param num_codes: The number of codes of each label set.
+    """
     embeddings = tensors.get("code_embeddings")
 
-    sizes = [num + _NUM_SPECIAL_SYMBOLS for num in num_codes]
+    sizes = [num + NUM_SPECIAL_SYMBOLS for num in num_codes]
 
     if embeddings is not None and len(embeddings) == sum(sizes):
         tensors["code_embeddings"] = torch.cat(
-            [part[_NUM_SPECIAL_SYMBOLS:] for part in embeddings.split(sizes)]
+            [part[NUM_SPECIAL_SYMBOLS:] for part in embeddings.split(sizes)]
         )
 
 
@@ -257,7 +146,7 @@ def _make_empty_state(config: HubertConfig) -> dict[str, Tensor]:
         return dict(create_hubert_model(config).state_dict())
 
 
-def _fit(tensors: dict[str, Tensor], library: _Library, config: HubertConfig) -> None:
+def _fit(tensors: dict[str, Tensor], library: Library, config: HubertConfig) -> None:
     expected = _make_empty_state(config)
 
     where = f"The checkpoint, which is of {library.name},"

@@ -31,30 +31,6 @@ _SHAPE_FIELDS: Final = (
 _LAYER: Final = re.compile(r"encoder\.layers\.[0-9]+\.")
 
 
-def refuse_other_libraries(source: str, names: Iterable[str]) -> None:
-    """Refuse a checkpoint whose tensors have the names of another library.
-
-    :param source: The checkpoint, in words.
-    :param names: The names of its tensors.
-    :raises InputError: If it is one of fairseq, Hugging Face transformers or torchaudio.
-    """
-    for name in names:
-        if re.search(
-            r"feature_extractor\.conv_layers\.0\.0\.|(^|\.)(w2v_encoder|w2v_model)\.", name
-        ):
-            raise InputError(
-                f"{source}: is a checkpoint of fairseq, whose tensors have other names (`{name}`); convert them with "
-                "`fairseq2.models.wav2vec2.convert_wav2vec2_state_dict` (a HuBERT with "
-                "`eqssl_speech.models.hubert.convert_hubert_state_dict`) and save the result."
-            )
-        if re.search(r"feature_extractor\.conv_layers\.0\.(conv|layer_norm)\.", name):
-            raise InputError(
-                f"{source}: is a checkpoint of Hugging Face transformers or torchaudio, whose tensors have other "
-                f"names (`{name}`), and which cannot be read as it is; convert a HuBERT with "
-                "`eqssl_speech.models.hubert.convert_hubert_state_dict` and save the result, or give one of fairseq2."
-            )
-
-
 def match_names(
     source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]
 ) -> dict[str, str]:
@@ -66,7 +42,7 @@ def match_names(
     :returns: The checkpoint's name of each tensor by the name that it has or would have in the model.
     :raises InputError: If there is no encoder in it, or more than one.
     """
-    targets = {name for name in ours if _is_encoder(name)}
+    targets = {name for name in ours if is_encoder(name)}
 
     prefixes: Counter[str] = Counter()
     for name in theirs:
@@ -93,7 +69,7 @@ def match_names(
     return {
         name[len(prefix) :]: name
         for name in theirs
-        if name.startswith(prefix) and _is_encoder(name[len(prefix) :])
+        if name.startswith(prefix) and is_encoder(name[len(prefix) :])
     }
 
 
@@ -127,7 +103,7 @@ def check_names(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Te
     :raises InputError: If one is missing or left over.
     """
     # A masker is made where there is none, and not needed where the model does not mask.
-    missing = [n for n in ours if _is_encoder(n) and n not in theirs and not _is_masker(n)]
+    missing = [n for n in ours if is_encoder(n) and n not in theirs and not _is_masker(n)]
     if missing:
         raise InputError(
             f"{source}: has no tensor `{missing[0]}`{_and_more(missing)}, which the model has; set `model.arch` (or "
@@ -170,7 +146,8 @@ def check_shapes(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, T
     )
 
 
-def _is_encoder(name: str) -> bool:
+def is_encoder(name: str) -> bool:
+    """Say whether a tensor is of the encoder, by our name of it."""
     return name.startswith(("encoder_frontend.", "encoder.", "masker."))
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
+import torch
 from torch import Tensor
+
+from eqssl_speech.error import InputError
 
 _MAX_NUM_MODULES: Final = 6
 
@@ -29,13 +32,18 @@ class LoadReport:
     newly_made: Mapping[str, int]
     """The tensors of the model that are as they were initialised."""
 
+    reshaped: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that the checkpoint has in another shape."""
+
     def render(self) -> str:
-        """Render the report as four lines: each kind with its modules and their numbers of parameters."""
+        """Render the report in a line for each kind, with its modules and their numbers of parameters."""
         kinds = [
             ("loaded", self.loaded),
             ("left out", self.left_out),
             ("newly made", self.newly_made),
         ]
+        if self.reshaped:
+            kinds.append(("reshaped", self.reshaped))
 
         rows = [(what, f"{len(sizes)}", f"{sum(sizes.values()):,}", sizes) for what, sizes in kinds]
 
@@ -53,6 +61,25 @@ class LoadReport:
 def count_elements(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, int]:
     """Return the number of elements of some tensors, in the order of the names."""
     return {name: tensors[name].numel() for name in names}
+
+
+def copy_tensors(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Copy tensors of a checkpoint into a model.
+
+    :param source: The checkpoint, in words.
+    :param theirs: Its tensors, by the model's names.
+    :param ours: The tensors of the model, of the same shapes.
+    :raises InputError: If a number is not finite; nothing is copied then.
+    """
+    for name, tensor in theirs.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{source}: the tensor `{name}` holds numbers that are not finite; take an earlier checkpoint."
+            )
+
+    with torch.no_grad():
+        for name, tensor in theirs.items():
+            ours[name].copy_(tensor)
 
 
 def _list_modules(sizes: Mapping[str, int]) -> str:

@@ -1,57 +1,28 @@
-"""Where the encoder of an ASR model comes from, and how it gets there."""
+"""Puts the encoder of a checkpoint into an ASR model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import final
 
-import torch
-from fairseq2.assets import AssetCard, AssetCardError, AssetDownloadError, get_asset_store
-from fairseq2.device import CPU
-from fairseq2.error import OperationalError
-from fairseq2.models import ModelGatedError, ModelHub
-from fairseq2.models.wav2vec2 import (
-    WAV2VEC2_FAMILY,
-    Wav2Vec2EncoderConfig,
-    get_wav2vec2_model_hub,
-)
-from fairseq2.models.wav2vec2.asr import (
-    WAV2VEC2_ASR_FAMILY,
-    Wav2Vec2AsrModel,
-    get_wav2vec2_asr_model_hub,
-)
-from fairseq2.utils.structured import StandardValueConverter, StructureError
+from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrModel
 from torch import Tensor
 from torch.nn import ModuleList
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.checkpoint import (
-    TENSOR_FILE_SUFFIXES,
-    RunCheckpoint,
-    find_checkpoint,
-    read_run_tensors,
-    read_tensor_file,
-)
-from eqssl_speech.models.hubert import HUBERT_FAMILY, HubertConfig, get_hubert_model_hub
+from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors, read_tensor_file
+from eqssl_speech.models.formats.shapes import UnknownShapeError
+from eqssl_speech.models.opening import open_checkpoint
 from eqssl_speech.models.wav2vec2.encoder_checks import (
     check_config,
     check_names,
     check_shapes,
     match_names,
-    refuse_other_libraries,
 )
-from eqssl_speech.models.wav2vec2.load_report import LoadReport, count_elements
-
-_HUBS: Final[Mapping[object, Callable[[], ModelHub[Any, Any]]]] = {
-    WAV2VEC2_FAMILY: get_wav2vec2_model_hub,
-    WAV2VEC2_ASR_FAMILY: get_wav2vec2_asr_model_hub,
-    HUBERT_FAMILY: get_hubert_model_hub,
-}
-
-_FAMILIES: Final = " or ".join(map(str, _HUBS))
+from eqssl_speech.models.wav2vec2.load_report import LoadReport, copy_tensors, count_elements
 
 
 @final
@@ -69,45 +40,23 @@ class PretrainedEncoder:
     """The configuration of its encoder; ``None`` where the checkpoint does not say it."""
 
 
-def read_encoder_config(spec: str | Path) -> Wav2Vec2EncoderConfig | None:
-    """Read what a pre-trained encoder looks like, without its tensors.
-
-    :param spec: As for :func:`open_encoder`.
-    :returns: Its configuration, or ``None`` where there is only a file of tensors.
-    :raises InputError: If there is no such checkpoint.
-    """
-    path = _find_path(spec)
-    if path is None:
-        return _read_card_config(_find_card(str(spec)))
-    if path.is_dir():
-        return _read_run_config(find_checkpoint(path))
-
-    return None
-
-
 def open_encoder(spec: str | Path) -> PretrainedEncoder:
     """Read a pre-trained encoder.
 
-    :param spec: The output directory of `eqssl pretrain` or `eqssl finetune` (of whose steps the one of the best score
-        is taken, or the last), or one of its ``step_N`` directories; a ``.pt`` or ``.safetensors`` file of tensors; or
-        the name of a fairseq2 asset of the family ``wav2vec2``, ``wav2vec2_asr`` or ``hubert``, which is downloaded.
+    :param spec: As for :func:`~eqssl_speech.models.opening.open_checkpoint`.
     :raises InputError: If there is no such checkpoint or it cannot be read.
     """
-    path = _find_path(spec)
-    if path is None:
-        return _open_asset(_find_card(str(spec)))
+    try:
+        checkpoint = open_checkpoint(spec)
+    except UnknownShapeError:
+        path = Path(spec)
 
-    if path.is_dir():
-        checkpoint = find_checkpoint(path)
-        config = _read_run_config(checkpoint)
-        is_whole_run = (
-            checkpoint.step_nr is not None and checkpoint.model_dir.parent.name != path.name
-        )
-        source = f"{path}, step {checkpoint.step_nr}" if is_whole_run else str(path)
+        # The model's own configuration can still be right; its tensors will be compared one by one.
+        tensors = read_run_tensors(find_checkpoint(path)) if path.is_dir() else read_tensor_file(path)
 
-        return PretrainedEncoder(source, read_run_tensors(checkpoint), config)
+        return PretrainedEncoder(str(path), tensors, None)
 
-    return PretrainedEncoder(str(path), read_tensor_file(path), None)
+    return PretrainedEncoder(checkpoint.source, checkpoint.tensors, checkpoint.encoder_config)
 
 
 def load_encoder(
@@ -135,8 +84,6 @@ def load_encoder(
 
     source = pretrained.source
 
-    refuse_other_libraries(source, pretrained.tensors)
-
     ours = dict(model.state_dict())
 
     # In the model's names; the checkpoint's own name of each.
@@ -153,7 +100,7 @@ def load_encoder(
 
     loaded = [name for name in ours if name in theirs and not name.startswith(new)]
 
-    _copy(source, {name: theirs[name] for name in loaded}, ours)
+    copy_tensors(source, {name: theirs[name] for name in loaded}, ours)
 
     used = {origins[name] for name in loaded}
 
@@ -167,113 +114,6 @@ def load_encoder(
     )
 
 
-def _find_path(spec: str | Path) -> Path | None:
-    path = Path(spec)
-    if path.exists():
-        return path
-
-    if isinstance(spec, Path) or "/" in spec or path.suffix in TENSOR_FILE_SUFFIXES:
-        raise InputError(
-            f"{spec}: there is no such checkpoint; correct the path of `pretrained`, or train it first."
-        )
-
-    return None
-
-
-def _find_card(name: str) -> AssetCard:
-    store = get_asset_store()
-
-    try:
-        card = store.maybe_retrieve_card(name)
-    except AssetCardError as ex:
-        raise InputError(f"The asset card `{name}` cannot be used: {ex}") from None
-
-    if card is None:
-        known = sorted(
-            n.split("@")[0] for n in store.asset_names if n.startswith(("wav2vec2", "hubert"))
-        )
-        close = ", ".join(get_close_matches(name, known, n=3))
-
-        raise InputError(
-            f"`{name}` is neither a file or directory nor an asset that fairseq2 knows"
-            f"{f' (close ones: {close})' if close else ''}; correct `pretrained`."
-        )
-
-    family = card.maybe_get_field("model_family")
-
-    if family is None or family.value not in _HUBS:
-        what = "no model" if family is None else f"a model of the family `{family.value}`"
-        raise InputError(f"The asset `{name}` is {what}; `pretrained` takes one of {_FAMILIES}.")
-
-    return card
-
-
-def _read_card_config(card: AssetCard) -> Wav2Vec2EncoderConfig:
-    config = _read_model_config(card).encoder_config
-
-    assert isinstance(config, Wav2Vec2EncoderConfig)
-
-    return config
-
-
-def _read_model_config(card: AssetCard) -> Any:
-    try:
-        return _find_hub(card).get_model_config(card)
-    except AssetCardError as ex:
-        raise InputError(f"The asset card `{card.name}` cannot be used: {ex}") from None
-
-
-def _find_hub(card: AssetCard) -> ModelHub[Any, Any]:
-    return _HUBS[card.field("model_family").as_(str)]()
-
-
-def _open_asset(card: AssetCard) -> PretrainedEncoder:
-    config = _read_model_config(card)
-
-    # Only the encoder is wanted, and releases of HuBERT elsewhere than at fairseq have nothing more.
-    if isinstance(config, HubertConfig):
-        config = replace(config, init_missing_head=True)
-
-    try:
-        model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
-    except InputError as ex:
-        raise InputError(f"The asset `{card.name}` cannot be loaded: {ex}") from None
-    except (AssetCardError, AssetDownloadError, ModelGatedError, OperationalError) as ex:
-        raise InputError(
-            f"The asset `{card.name}` cannot be loaded ({ex}); "
-            "see that the network can be reached, or give a file or directory instead."
-        ) from None
-
-    return PretrainedEncoder(f"the asset {card.name}", model.state_dict(), config.encoder_config)
-
-
-def _read_run_config(checkpoint: RunCheckpoint) -> Wav2Vec2EncoderConfig | None:
-    if checkpoint.family is None or checkpoint.config is None:
-        return None
-
-    where = checkpoint.model_dir.parent.parent / "model.yaml"
-
-    if checkpoint.family not in _HUBS:
-        raise InputError(
-            f"{where}: is of the model family `{checkpoint.family}`; `pretrained` takes a run of "
-            f"{_FAMILIES}."
-        )
-
-    try:
-        config = StandardValueConverter().structure(
-            checkpoint.config.get("encoder_config"), Wav2Vec2EncoderConfig
-        )
-    except StructureError as ex:
-        raise InputError(
-            f"{where}: the configuration of the encoder cannot be read ({ex.__cause__ or ex}); "
-            "use the version of fairseq2 that it was made with."
-        ) from None
-
-    assert isinstance(config, Wav2Vec2EncoderConfig)
-
-    return config
-
-
 def _prefixes_of_last_layers(model: Wav2Vec2AsrModel, num_layers: int) -> tuple[str, ...]:
     layers = model.encoder.layers
 
@@ -285,15 +125,3 @@ def _prefixes_of_last_layers(model: Wav2Vec2AsrModel, num_layers: int) -> tuple[
         )
 
     return tuple(f"encoder.layers.{i}." for i in range(len(layers) - num_layers, len(layers)))
-
-
-def _copy(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    for name, tensor in theirs.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{source}: the tensor `{name}` holds numbers that are not finite; take an earlier checkpoint."
-            )
-
-    with torch.no_grad():
-        for name, tensor in theirs.items():
-            ours[name].copy_(tensor)

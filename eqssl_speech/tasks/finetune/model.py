@@ -21,8 +21,9 @@ from fairseq2.runtime.dependency import DependencyLookup, DependencyResolver, wi
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.opening import read_encoder_config
 from eqssl_speech.models.wav2vec2 import fit_asr_config
-from eqssl_speech.models.wav2vec2.pretrained import load_encoder, read_encoder_config
+from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
 from eqssl_speech.text.frames import num_frames
 from eqssl_speech.text.tokenizer import CtcTokenizer

@@ -206,6 +206,11 @@ class PretrainConfig:
         default_factory=lambda: SpeechModelSection(family="wav2vec2", arch="base")
     )
 
+    pretrained: str | None = None
+    """The model to go on from, whose shape it gives to this one: a run of `eqssl pretrain` or `eqssl finetune`, a directory
+    of Hugging Face transformers, a file of tensors (also of fairseq), or a fairseq2 asset. Optimizer and schedule start
+    anew."""
+
     dataset: SourcesSection = field(default_factory=SourcesSection)
 
     equilibrium: EquilibriumSection | None = field(default_factory=EquilibriumSection)

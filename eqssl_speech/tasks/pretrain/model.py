@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import final
 
 from fairseq2.models import ModelFamily
@@ -12,10 +13,14 @@ from fairseq2.recipe.internal.asset_config import (
     _StandardAssetConfigOverrider,
 )
 from fairseq2.runtime.dependency import DependencyLookup, DependencyResolver, wire_object
+from torch.nn import Module
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.hubert import HubertConfig
+from eqssl_speech.models.continuing import fit_pretraining_config, load_pretrained
+from eqssl_speech.models.hubert import HUBERT_FAMILY, HubertConfig
+from eqssl_speech.models.opening import SpeechCheckpoint, make_empty_model, open_checkpoint
+from eqssl_speech.models.wav2vec2.load_report import LoadReport
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import CheckedSources
 from eqssl_speech.text.frames import CONVOLUTIONS
@@ -25,23 +30,68 @@ from eqssl_speech.text.frames import CONVOLUTIONS
 class LabelledModelConfig(_AssetConfigOverrider):
     """Applies `model.config_overrides`, as the host does, and gives a model that predicts labels their number."""
 
-    def __init__(self, resolver: DependencyResolver, sources: CheckedSources) -> None:
+    def __init__(
+        self, resolver: DependencyResolver, sources: CheckedSources, pretrained: str | None = None
+    ) -> None:
         """
         :param resolver: The host's resolver.
         :param sources: The sources of the run, with their labels if it has some.
+        :param pretrained: The checkpoint to go on from.
         """
         self._host = wire_object(resolver, _StandardAssetConfigOverrider)
         self._labels = sources.labels
+        self._pretrained = pretrained
+        self._checkpoint: SpeechCheckpoint | None = None
+        self._model_config: HubertConfig | Wav2Vec2Config | None = None
+
+    @property
+    def model_config(self) -> HubertConfig | Wav2Vec2Config:
+        """What the last call of :meth:`apply_overrides` returned."""
+        assert self._model_config is not None
+
+        return self._model_config
+
+    def load(self, model: Module) -> LoadReport | None:
+        """Fill a new model from the checkpoint to go on from, if there is one; on the meta device it is only checked.
+
+        :raises InputError: If the checkpoint does not fit.
+        """
+        if self._pretrained is None:
+            return None
+
+        report = load_pretrained(model, self.model_config, self._open(self._pretrained))
+
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            # It has done its duty, and may be large.
+            self._checkpoint = None
+
+        return report
+
+    def _open(self, pretrained: str) -> SpeechCheckpoint:
+        if self._checkpoint is None:
+            self._checkpoint = open_checkpoint(pretrained)
+
+        return self._checkpoint
 
     @override
     def apply_overrides(
         self, section_name: str, config: object, unstructured_overrides: object | None
     ) -> object:
+        self._model_config = self._apply(section_name, config, unstructured_overrides)
+
+        return self._model_config
+
+    def _apply(
+        self, section_name: str, config: object, unstructured_overrides: object | None
+    ) -> HubertConfig | Wav2Vec2Config:
         if not isinstance(config, (HubertConfig, Wav2Vec2Config)):
             raise InputError(
                 f"`{section_name}` is a model of another family ({type(config).__name__}), but pre-training supports "
                 "'wav2vec2' and 'hubert' only."
             )
+
+        if self._pretrained is not None:
+            config = fit_pretraining_config(config, self._open(self._pretrained).config)
 
         if isinstance(config, Wav2Vec2Config):
             if self._labels is not None:
@@ -50,7 +100,11 @@ class LabelledModelConfig(_AssetConfigOverrider):
                     "out."
                 )
 
-            return self._host.apply_overrides(section_name, config, unstructured_overrides)
+            result = self._host.apply_overrides(section_name, config, unstructured_overrides)
+
+            assert isinstance(result, Wav2Vec2Config)
+
+            return result
 
         if self._labels is None:
             raise InputError(
@@ -95,6 +149,12 @@ def check_model(resolver: DependencyResolver, config: PretrainConfig) -> None:
     """
     section = config.model
 
+    if config.pretrained is not None and (section.name is not None or section.path is not None):
+        raise InputError(
+            "`pretrained` says which model to go on from, and `model.name` or `model.path` names another one: leave "
+            "those out."
+        )
+
     if section.name is not None and section.path is None:
         # Its card says what it is.
         return
@@ -113,6 +173,12 @@ def check_model(resolver: DependencyResolver, config: PretrainConfig) -> None:
             f"{', '.join(sorted(family.get_archs()))}."
         )
 
-    resolver.resolve(_AssetConfigOverrider).apply_overrides(
-        "model", model_config, section.config_overrides
-    )
+    fitted = resolver.resolve(LabelledModelConfig)
+
+    fitted.apply_overrides("model", model_config, section.config_overrides)
+
+    # The tensors too, unless they would have to be downloaded: whether they fit shows only in them.
+    if config.pretrained is not None and Path(config.pretrained).exists():
+        fitted.load(
+            make_empty_model("hubert" if name == HUBERT_FAMILY else "wav2vec2", fitted.model_config)
+        )

@@ -87,10 +87,15 @@ class PretrainRecipe(Recipe):
 
         override_provider(container, Optimizer, create, singleton=True)
 
+        def fit_model_config(resolver: DependencyResolver) -> LabelledModelConfig:
+            return LabelledModelConfig(
+                resolver, resolver.resolve(CheckedSources), _get_config(resolver).pretrained
+            )
+
+        container.register(LabelledModelConfig, fit_model_config, singleton=True)
+
         override_provider(
-            container,
-            _AssetConfigOverrider,
-            lambda resolver: LabelledModelConfig(resolver, resolver.resolve(CheckedSources)),
+            container, _AssetConfigOverrider, lambda r: r.resolve(LabelledModelConfig)
         )
 
     @override
@@ -99,6 +104,12 @@ class PretrainRecipe(Recipe):
         section = get_equilibrium_section(config)
 
         exact = section is not None and section.order == "exact"
+
+        # On all ranks, although the others get the parameters of the first one: a mistake has to end each of them.
+        if newly_initialized:
+            report = context.resolver.resolve(LabelledModelConfig).load(model)
+            if report is not None:
+                log.info(report.render())
 
         if exact:
             make_twice_differentiable(model)

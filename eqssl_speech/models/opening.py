@@ -1,0 +1,421 @@
+"""Opens a model of whatever origin: a run of ours, a fairseq2 asset, or a checkpoint of another library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from fairseq2.assets import AssetCard, AssetCardError, AssetDownloadError, get_asset_store
+from fairseq2.device import CPU, META_DEVICE
+from fairseq2.error import OperationalError
+from fairseq2.models import ModelGatedError, ModelHub
+from fairseq2.models.wav2vec2 import (
+    Wav2Vec2Config,
+    Wav2Vec2EncoderConfig,
+    create_wav2vec2_model,
+    get_wav2vec2_model_hub,
+)
+from fairseq2.models.wav2vec2.asr import (
+    Wav2Vec2AsrConfig,
+    create_wav2vec2_asr_model,
+    get_wav2vec2_asr_model_hub,
+)
+from fairseq2.utils.structured import StandardValueConverter, StructureError
+from torch import Tensor
+from torch.nn import Module
+
+from eqssl_speech.error import InputError
+from eqssl_speech.models.checkpoint import (
+    TENSOR_FILE_SUFFIXES,
+    RunCheckpoint,
+    find_checkpoint,
+    load_content,
+    pick_tensors,
+    read_run_tensors,
+)
+from eqssl_speech.models.formats.fairseq import find_setting
+from eqssl_speech.models.formats.names import (
+    FAIRSEQ,
+    Family,
+    Library,
+    find_library,
+    list_spellings,
+)
+from eqssl_speech.models.formats.shapes import (
+    AnyConfig,
+    TensorGetter,
+    UnknownShapeError,
+    infer_config,
+    infer_encoder_config,
+    infer_family,
+)
+from eqssl_speech.models.formats.transformers_config import (
+    parse_config,
+    parse_encoder_config,
+    parse_model_type,
+)
+from eqssl_speech.models.formats.transformers_directory import (
+    is_transformers_directory,
+    read_directory_config,
+    read_directory_tensors,
+)
+from eqssl_speech.models.hubert import (
+    HubertConfig,
+    create_hubert_model,
+    get_hubert_model_hub,
+)
+from eqssl_speech.models.hubert.interop import NUM_SPECIAL_SYMBOLS, drop_special_symbols
+
+_HUBS: Final[Mapping[Family, Callable[[], ModelHub[Any, Any]]]] = {
+    "wav2vec2": get_wav2vec2_model_hub,
+    "wav2vec2_asr": get_wav2vec2_asr_model_hub,
+    "hubert": get_hubert_model_hub,
+}
+
+_CONFIGS: Final[Mapping[Family, type]] = {
+    "wav2vec2": Wav2Vec2Config,
+    "wav2vec2_asr": Wav2Vec2AsrConfig,
+    "hubert": HubertConfig,
+}
+
+_FAMILIES: Final = " or ".join(_HUBS)
+
+
+@final
+@dataclass(frozen=True)
+class SpeechCheckpoint:
+    """A model: what it looks like, and its tensors."""
+
+    source: str
+    """Where it comes from, in words."""
+
+    family: Family
+    """What it is. An encoder alone is one of ``wav2vec2`` or ``hubert`` whose head is missing."""
+
+    config: AnyConfig
+    """What it looks like."""
+
+    tensors: Mapping[str, Tensor]
+    """Its tensors by our names, on the CPU. Some may be missing, or be none of the model's."""
+
+    library: Library | None
+    """The library that has written it; ``None`` if its tensors have our names."""
+
+    path: Path | None
+    """The file or directory; ``None`` of an asset."""
+
+    @property
+    def encoder_config(self) -> Wav2Vec2EncoderConfig:
+        """What its encoder looks like."""
+        return self.config.encoder_config
+
+
+def open_checkpoint(spec: str | Path, step: int | None = None) -> SpeechCheckpoint:
+    """Read a model.
+
+    :param spec: The output directory of `eqssl pretrain` or `eqssl finetune` (of whose steps the one of the best score
+        is taken, or the last), or one of its ``step_N`` directories; a directory of Hugging Face transformers; a
+        ``.pt`` or ``.safetensors`` file of tensors, of fairseq, fairseq2, transformers or torchaudio; or the name of a
+        fairseq2 asset of the family ``wav2vec2``, ``wav2vec2_asr`` or ``hubert``, which is downloaded.
+    :param step: The step of a run.
+    :raises InputError: If there is no such checkpoint, it cannot be read, or it is not of such a model.
+    """
+    path = find_path(spec)
+
+    if step is not None and (path is None or not (path / "checkpoints").is_dir()):
+        raise InputError(f"{spec}: is no run, of which `--step` could choose one; leave it out.")
+
+    if path is None:
+        return _open_asset(_find_card(str(spec)))
+
+    directory = path if path.is_dir() else path.parent
+
+    if is_transformers_directory(directory):
+        return _open_transformers(path, directory)
+
+    return _open_run(path, step) if path.is_dir() else _open_file(path)
+
+
+def read_encoder_config(spec: str | Path) -> Wav2Vec2EncoderConfig | None:
+    """Read what an encoder looks like, without its tensors.
+
+    :param spec: As for :func:`open_checkpoint`.
+    :returns: Its configuration, or ``None`` where there are only tensors, whose shapes do not tell it.
+    :raises InputError: If there is no such checkpoint.
+    """
+    path = find_path(spec)
+
+    if path is None:
+        return _read_asset_config(_find_card(str(spec))).encoder_config  # type: ignore[no-any-return]
+
+    if is_transformers_directory(path):
+        return parse_encoder_config(*read_directory_config(path))
+
+    if path.is_dir():
+        checkpoint = find_checkpoint(path)
+        if checkpoint.config is not None:
+            return _parse_run(checkpoint)[1].encoder_config
+
+    try:
+        return open_checkpoint(spec).encoder_config
+    except UnknownShapeError:
+        return None
+
+
+def make_empty_model(family: Family, config: AnyConfig) -> Module:
+    """Make a model whose parameters have shapes only."""
+    with META_DEVICE:
+        return make_model(family, config)
+
+
+def make_model(family: Family, config: AnyConfig) -> Module:
+    """Make a model with new parameters."""
+    if family == "wav2vec2_asr":
+        assert isinstance(config, Wav2Vec2AsrConfig)
+
+        return create_wav2vec2_asr_model(config)
+
+    if family == "hubert":
+        assert isinstance(config, HubertConfig)
+
+        return create_hubert_model(config)
+
+    assert isinstance(config, Wav2Vec2Config)
+
+    return create_wav2vec2_model(config)
+
+
+def find_path(spec: str | Path) -> Path | None:
+    """Find the file or directory that is meant; ``None`` if it can be an asset only.
+
+    :raises InputError: If it looks like a path, and there is none.
+    """
+    path = Path(spec)
+    if path.exists():
+        return path
+
+    if isinstance(spec, Path) or "/" in spec or path.suffix in TENSOR_FILE_SUFFIXES:
+        raise InputError(f"{spec}: there is no such checkpoint; correct the path, or train it first.")
+
+    return None
+
+
+def _open_run(path: Path, step: int | None) -> SpeechCheckpoint:
+    checkpoint = find_checkpoint(path, step)
+
+    is_whole_run = checkpoint.step_nr is not None and checkpoint.model_dir.parent.name != path.name
+    source = f"{path}, step {checkpoint.step_nr}" if is_whole_run else str(path)
+
+    if checkpoint.config is None:
+        return _open_tensors(source, path, read_run_tensors(checkpoint), {})
+
+    family, config = _parse_run(checkpoint)
+
+    return SpeechCheckpoint(source, family, config, read_run_tensors(checkpoint), None, path)
+
+
+def _parse_run(checkpoint: RunCheckpoint) -> tuple[Family, AnyConfig]:
+    where = checkpoint.model_dir.parent.parent / "model.yaml"
+
+    for family, kls in _CONFIGS.items():
+        if family != checkpoint.family:
+            continue
+
+        try:
+            return family, StandardValueConverter().structure(checkpoint.config, kls)
+        except StructureError as ex:
+            cause: BaseException = ex
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+
+            raise InputError(
+                f"{where}: the configuration of the model cannot be read ({cause}); "
+                "use the version of fairseq2 that it was made with."
+            ) from None
+
+    raise InputError(
+        f"{where}: is of the model family `{checkpoint.family}`; only runs of {_FAMILIES} can be read."
+    )
+
+
+def _open_file(path: Path) -> SpeechCheckpoint:
+    content = load_content(path)
+
+    return _open_tensors(str(path), path, pick_tensors(path, content), content)
+
+
+def _open_tensors(
+    source: str, path: Path, tensors: Mapping[str, Tensor], content: object
+) -> SpeechCheckpoint:
+    """Open what has no configuration with it: its shapes tell."""
+    tensors = _strip_wrapper(tensors)
+    library = find_library(tensors)
+    family = _guess_family(tensors, library)
+    get = _make_getter(tensors, library, family)
+
+    num_heads = find_setting(content, "encoder_attention_heads")
+    is_pre_norm = find_setting(content, "layer_norm_first")
+
+    if library is None:
+        is_pre_norm = get("encoder.layer_norm.weight") is not None
+
+    encoder_config = infer_encoder_config(
+        source,
+        get,
+        num_heads=num_heads if isinstance(num_heads, int) else None,
+        is_pre_norm=is_pre_norm if isinstance(is_pre_norm, bool) else None,
+    )
+    if library is None:
+        # Ours may have either norm, or both.
+        encoder_config.layer_norm_features = get("encoder_frontend.layer_norm.weight") is not None
+
+    config = infer_config(encoder_config, family, get)
+
+    if library is FAIRSEQ and isinstance(config, HubertConfig) and get("code_embeddings") is not None:
+        config.num_codes = [config.num_codes[0] - NUM_SPECIAL_SYMBOLS]
+
+    return _convert(SpeechCheckpoint(source, family, config, tensors, library, path))
+
+
+def _guess_family(tensors: Mapping[str, Tensor], library: Library | None) -> Family:
+    # A head for pre-training is called by another name in each family, so each is asked for its own.
+    for family in _CONFIGS:
+        if infer_family(_make_getter(tensors, library, family)) == family:
+            return family
+
+    return "wav2vec2"
+
+
+def _open_transformers(path: Path, directory: Path) -> SpeechCheckpoint:
+    where, data = read_directory_config(directory)
+    model_type = parse_model_type(where, data)
+    encoder_config = parse_encoder_config(where, data)
+
+    if path.is_dir():
+        tensors = read_directory_tensors(directory)
+    else:
+        tensors = pick_tensors(path, load_content(path))
+
+    tensors = _strip_wrapper(tensors)
+
+    library = find_library(tensors)
+    if library is None:
+        raise InputError(
+            f"{path}: holds no tensors of a wav2vec 2.0 or HuBERT of transformers (the first is "
+            f"`{next(iter(tensors))}`); choose another checkpoint."
+        )
+
+    get = _make_getter(tensors, library, "wav2vec2_asr")
+    family: Family = model_type if get("final_proj.weight") is None else "wav2vec2_asr"
+
+    config = parse_config(where, data, encoder_config, family)
+
+    return _convert(SpeechCheckpoint(str(path), family, config, tensors, library, path))
+
+
+def _convert(checkpoint: SpeechCheckpoint) -> SpeechCheckpoint:
+    """Give the tensors of a checkpoint our names; those that the model has not keep theirs."""
+    library = checkpoint.library
+    if library is None:
+        return checkpoint
+
+    names = make_empty_model(checkpoint.family, checkpoint.config).state_dict()
+    spellings = list_spellings(names, checkpoint.family, library)
+
+    tensors = {spellings.get(name, name): x for name, x in checkpoint.tensors.items()}
+
+    if library is FAIRSEQ and isinstance(checkpoint.config, HubertConfig):
+        drop_special_symbols(tensors, checkpoint.config.num_codes)
+
+    return replace(checkpoint, tensors=tensors)
+
+
+def _make_getter(
+    tensors: Mapping[str, Tensor], library: Library | None, family: Family
+) -> TensorGetter:
+    def get(name: str) -> Tensor | None:
+        if library is None:
+            return tensors.get(name)
+
+        for theirs, ours in list_spellings([name], family, library).items():
+            if ours == name and theirs in tensors:
+                return tensors[theirs]
+
+        return None
+
+    return get
+
+
+def _strip_wrapper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _find_card(name: str) -> AssetCard:
+    store = get_asset_store()
+
+    try:
+        card = store.maybe_retrieve_card(name)
+    except AssetCardError as ex:
+        raise InputError(f"The asset card `{name}` cannot be used: {ex}") from None
+
+    if card is None:
+        known = sorted(
+            n.split("@")[0] for n in store.asset_names if n.startswith(("wav2vec2", "hubert"))
+        )
+        close = ", ".join(get_close_matches(name, known, n=3))
+
+        raise InputError(
+            f"`{name}` is neither a file or directory nor an asset that fairseq2 knows"
+            f"{f' (close ones: {close})' if close else ''}; correct it."
+        )
+
+    family = card.maybe_get_field("model_family")
+
+    if family is None or family.value not in _HUBS:
+        what = "no model" if family is None else f"a model of the family `{family.value}`"
+        raise InputError(f"The asset `{name}` is {what}; one of {_FAMILIES} is needed.")
+
+    return card
+
+
+def _read_asset_config(card: AssetCard) -> Any:
+    try:
+        return _find_hub(card).get_model_config(card)
+    except AssetCardError as ex:
+        raise InputError(f"The asset card `{card.name}` cannot be used: {ex}") from None
+
+
+def _find_hub(card: AssetCard) -> ModelHub[Any, Any]:
+    return _HUBS[_family_of(card)]()
+
+
+def _family_of(card: AssetCard) -> Family:
+    name = card.field("model_family").as_(str)
+
+    return next(family for family in _HUBS if family == name)
+
+
+def _open_asset(card: AssetCard) -> SpeechCheckpoint:
+    config = _read_asset_config(card)
+
+    # Releases of HuBERT elsewhere than at fairseq have nothing but the encoder.
+    if isinstance(config, HubertConfig):
+        config = replace(config, init_missing_head=True)
+
+    try:
+        model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
+    except InputError as ex:
+        raise InputError(f"The asset `{card.name}` cannot be loaded: {ex}") from None
+    except (AssetCardError, AssetDownloadError, ModelGatedError, OperationalError) as ex:
+        raise InputError(
+            f"The asset `{card.name}` cannot be loaded ({ex}); "
+            "see that the network can be reached, or give a file or directory instead."
+        ) from None
+
+    return SpeechCheckpoint(
+        f"the asset {card.name}", _family_of(card), config, model.state_dict(), None, None
+    )
