@@ -27,6 +27,9 @@ LM = ["flashlight-text~=0.0.7", "kaldingram==0.1.*"]
 # k-means of `eqssl labels`.
 LABELS = ["scikit-learn>=1.3", "threadpoolctl>=3.1"]
 
+# What `eqssl export` compares with. To transformers and torchaudio it exports without them.
+EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "sherpa-onnx>=1.12.20"]
+
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -35,6 +38,7 @@ TEST = [
     "transformers~=4.57",
     *LM,
     *LABELS,
+    *EXPORT,
 ]
 
 CHECK = ["ruff>=0.9", "mypy>=1.14"]
@@ -66,6 +70,7 @@ setup(
         "rapidfuzz>=3.9.7,<4",
     ],
     extras_require={
+        "export": EXPORT,
         "labels": LABELS,
         "lm": LM,
         "test": TEST,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fairseq2.composition import register_model_family
 from fairseq2.metrics.recorders import MetricDescriptor
+from fairseq2.models.hg import HuggingFaceConverter
 from fairseq2.recipe.component import register_component
 from fairseq2.runtime.dependency import DependencyContainer
 from torch.optim import Optimizer
 
+from eqssl_speech.export.host_converter import SpeechConverter
 from eqssl_speech.models.hubert import (
     HUBERT_FAMILY,
     HubertConfig,
@@ -56,3 +58,6 @@ def register_all(container: DependencyContainer) -> None:
         layerwise_ac_applier=apply_ac_to_hubert,
     )
     register_hubert_archs(container)
+
+    for family in ("wav2vec2", "wav2vec2_asr", HUBERT_FAMILY):
+        container.register_type(HuggingFaceConverter, SpeechConverter, key=family)

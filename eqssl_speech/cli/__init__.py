@@ -15,6 +15,7 @@ from eqssl_speech.cli import (
     check,
     doctor,
     evaluate,
+    export,
     finetune,
     labels,
     lm,
@@ -39,6 +40,7 @@ examples:
   eqssl evaluate runs/asr corpus                               its error rates per language
   eqssl transcribe runs/asr recordings                         text for new recordings
   eqssl align runs/asr corpus --out test.ctm                   when each word of the texts is said
+  eqssl export runs/asr --to hf --out exported                 for other programs
 """
 
 _RECIPES: Final[dict[str, Callable[[list[str]], int]]] = {
@@ -57,6 +59,7 @@ _COMMANDS: Final = (
     evaluate,
     transcribe,
     align,
+    export,
     lm,
 )
 

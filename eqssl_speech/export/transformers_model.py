@@ -66,7 +66,9 @@ def convert_to_transformers(
             f"The checkpoint has no tensor `{missing[0]}`, which its encoder needs; give a whole checkpoint."
         )
 
-    has_head = family != "hubert" and all(n in tensors for n in empty if n != "quantizer.num_updates")
+    has_head = family != "hubert" and all(
+        n in tensors for n in empty if n != "quantizer.num_updates"
+    )
 
     class_name = _name_class(family, model_type, has_head=has_head)
     prefix = "" if class_name.endswith("Model") else f"{model_type}."

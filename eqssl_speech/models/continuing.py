@@ -42,9 +42,7 @@ def fit_pretraining_config(config: PretrainingConfig, checkpoint: AnyConfig) -> 
 
     regularization = {name: getattr(config.encoder_config, name) for name in REGULARIZATION}
 
-    return replace(
-        config, encoder_config=replace(checkpoint.encoder_config, **regularization)
-    )
+    return replace(config, encoder_config=replace(checkpoint.encoder_config, **regularization))
 
 
 def load_pretrained(
@@ -52,9 +50,9 @@ def load_pretrained(
 ) -> LoadReport:
     """Fill a model from a checkpoint.
 
-    The head of pre-training is taken where the checkpoint has one of the same kind. Of it, what the checkpoint lacks, or
-    has in another shape (the embeddings of codes where there are other labels), stays as it was initialised. The count
-    of updates starts anew.
+    The head of pre-training is taken where the checkpoint has one of the same kind. Of it, what the checkpoint lacks,
+    or has in another shape (the embeddings of codes where there are other labels), stays as it was initialised. The
+    count of updates starts anew.
 
     :param model: The model, not a wrapper of it. On the meta device (ranks that get their parameters from the first
         one) it is only checked.
@@ -74,7 +72,8 @@ def load_pretrained(
     if _is_same_kind(config, checkpoint.config):
         theirs = dict(checkpoint.tensors)
 
-    loaded, reshaped = [], []
+    loaded: list[str] = []
+    reshaped: list[str] = []
 
     for name in ours:
         if name in theirs and name != COUNTER:

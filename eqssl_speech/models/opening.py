@@ -54,6 +54,7 @@ from eqssl_speech.models.formats.shapes import (
     infer_family,
 )
 from eqssl_speech.models.formats.transformers_config import (
+    ModelType,
     parse_config,
     parse_encoder_config,
     parse_model_type,
@@ -108,6 +109,9 @@ class SpeechCheckpoint:
     path: Path | None
     """The file or directory; ``None`` of an asset."""
 
+    encoder_type: ModelType = "wav2vec2"
+    """Of a recogniser, what its encoder was before, which computes the same."""
+
     @property
     def encoder_config(self) -> Wav2Vec2EncoderConfig:
         """What its encoder looks like."""
@@ -130,7 +134,7 @@ def open_checkpoint(spec: str | Path, step: int | None = None) -> SpeechCheckpoi
         raise InputError(f"{spec}: is no run, of which `--step` could choose one; leave it out.")
 
     if path is None:
-        return _open_asset(_find_card(str(spec)))
+        return open_asset(_find_card(str(spec)))
 
     directory = path if path.is_dir() else path.parent
 
@@ -199,7 +203,9 @@ def find_path(spec: str | Path) -> Path | None:
         return path
 
     if isinstance(spec, Path) or "/" in spec or path.suffix in TENSOR_FILE_SUFFIXES:
-        raise InputError(f"{spec}: there is no such checkpoint; correct the path, or train it first.")
+        raise InputError(
+            f"{spec}: there is no such checkpoint; correct the path, or train it first."
+        )
 
     return None
 
@@ -275,7 +281,11 @@ def _open_tensors(
 
     config = infer_config(encoder_config, family, get)
 
-    if library is FAIRSEQ and isinstance(config, HubertConfig) and get("code_embeddings") is not None:
+    if (
+        library is FAIRSEQ
+        and isinstance(config, HubertConfig)
+        and get("code_embeddings") is not None
+    ):
         config.num_codes = [config.num_codes[0] - NUM_SPECIAL_SYMBOLS]
 
     return _convert(SpeechCheckpoint(source, family, config, tensors, library, path))
@@ -314,7 +324,7 @@ def _open_transformers(path: Path, directory: Path) -> SpeechCheckpoint:
 
     config = parse_config(where, data, encoder_config, family)
 
-    return _convert(SpeechCheckpoint(str(path), family, config, tensors, library, path))
+    return _convert(SpeechCheckpoint(str(path), family, config, tensors, library, path, model_type))
 
 
 def _convert(checkpoint: SpeechCheckpoint) -> SpeechCheckpoint:
@@ -399,7 +409,11 @@ def _family_of(card: AssetCard) -> Family:
     return next(family for family in _HUBS if family == name)
 
 
-def _open_asset(card: AssetCard) -> SpeechCheckpoint:
+def open_asset(card: AssetCard) -> SpeechCheckpoint:
+    """Read the model that an asset card describes; it is downloaded.
+
+    :raises InputError: If the card or the model cannot be used.
+    """
     config = _read_asset_config(card)
 
     # Releases of HuBERT elsewhere than at fairseq have nothing but the encoder.

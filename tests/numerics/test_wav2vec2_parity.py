@@ -1,7 +1,7 @@
 """Pre-training that goes on from a directory of transformers begins with the loss that transformers has.
 
-The same recordings, masks and distractors, and no chance in the quantizer: both draw from Gumbel's distribution, which is
-replaced by its mode here.
+The same recordings, masks and distractors, and no chance in the quantizer: both draw from Gumbel's distribution, which
+is replaced by its mode here.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 
-UNREGULARIZED = {
-    key: 0.0
-    for key in ("hidden_dropout", "attention_dropout", "activation_dropout", "layerdrop")
-}
+UNREGULARIZED = dict.fromkeys(
+    ("hidden_dropout", "attention_dropout", "activation_dropout", "layerdrop"), 0.0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +124,7 @@ def test_the_first_loss_is_that_of_transformers(
     model = create_wav2vec2_model(config)  # type: ignore[arg-type]
     report = load_pretrained(model, config, checkpoint)  # type: ignore[arg-type]
 
-    assert not report.left_out and not report.newly_made and not report.reshaped
+    assert not (report.left_out or report.newly_made or report.reshaped)
 
     model = prepare_model(model)  # type: ignore[assignment]
     if fast:
@@ -140,7 +139,9 @@ def test_the_first_loss_is_that_of_transformers(
         monkeypatch.setattr(model, "_sample_distractors", lambda targets: distractors)
     else:
         rows = torch.arange(2).view(-1, 1, 1)
-        monkeypatch.setattr(model, "_sample_distractors", lambda targets: targets[rows, distractors])
+        monkeypatch.setattr(
+            model, "_sample_distractors", lambda targets: targets[rows, distractors]
+        )
 
     waveforms = read_recordings()
     if expects_normalized_audio(config.encoder_config):

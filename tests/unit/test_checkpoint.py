@@ -196,7 +196,8 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, zipped: bool) -> None:
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
 
     with pytest.raises(
-        InputError, match=r"holds more than tensors \(`\w+\.mkdir`\), and reading that would run code"
+        InputError,
+        match=r"holds more than tensors \(`\w+\.mkdir`\), and reading that would run code",
     ):
         read_tensor_file(tmp_path / "a.pt")
 
@@ -215,7 +216,7 @@ def test_settings_of_fairseq_are_read_without_fairseq(tmp_path: Path, zipped: bo
 def test_objects_of_fairseq_are_read_and_do_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dictionary lies beside the tensors of HuBERT; its class need not be there, and would not be called if it were."""
+    """A dictionary lies beside the tensors of HuBERT; its class need not be there, and is not called if it is."""
     for name in ("fairseq", "fairseq.data", "fairseq.data.dictionary"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
 

@@ -322,7 +322,7 @@ def test_a_model_on_the_meta_device_is_only_checked() -> None:
     assert report == load_encoder(make_model(), PretrainedEncoder("a.pt", tensors, None))
     assert all(p.is_meta for p in model.parameters())
 
-    del tensors["encoder.layer_norm.weight"]
+    del tensors["encoder.layers.0.ffn_layer_norm.weight"]
     with pytest.raises(InputError, match="has no tensor"):
         load_encoder(model, PretrainedEncoder("a.pt", tensors, None))
 

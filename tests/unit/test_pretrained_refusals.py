@@ -89,10 +89,10 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused() -> None:
 
 
 def test_a_checkpoint_of_another_norm_order_is_refused() -> None:
-    model = make_model(norm_order=TransformerNormOrder.POST)
+    model = make_model(norm_order=TransformerNormOrder.PRE)
 
     refuse(
-        make_tensors(), r"has the tensor `encoder\.layer_norm\.weight` and 1 more, which the", model
+        make_tensors(), r"has no tensor `encoder\.layer_norm\.weight` and 1 more, which the", model
     )
 
 

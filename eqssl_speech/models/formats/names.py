@@ -1,7 +1,7 @@
 """How other libraries call the tensors of wav2vec 2.0 and HuBERT.
 
-It is written down in one direction, from our names (which are fairseq2's) to theirs. The other direction follows from the
-list of a model's tensors, so that the two cannot differ.
+It is written down in one direction, from our names (which are fairseq2's) to theirs. The other direction follows from
+the list of a model's tensors, so that the two cannot differ.
 
 Weight norm of the position encoder: ours has ``weight_g`` (the norms) and ``weight_v`` (the directions), as older files
 have; torch's parametrization, which newer ones have, calls them ``original0`` and ``original1``.
@@ -123,6 +123,12 @@ FAIRSEQ: Final = Library(
     ),
 )
 
+_TORCHAUDIO_PARTS: Final = {
+    "encoder": "transformer",
+    "feature_projection": "feature_projection",
+}
+"""Where torchaudio has the parts that it names as transformers does."""
+
 TORCHAUDIO: Final = Library(
     name="torchaudio",
     mark=re.compile(r"(^|\.)encoder\.transformer\."),
@@ -130,9 +136,9 @@ TORCHAUDIO: Final = Library(
         r"masker\.temporal_mask_embed$": "mask_generator.mask_embedding",
         **{
             pattern: re.sub(
-                r"^encoder\.",
-                "encoder.transformer.",
-                re.sub(r"^feature_projection\.", "encoder.feature_projection.", theirs),
+                r"^(encoder|feature_projection)\.",
+                lambda match: f"encoder.{_TORCHAUDIO_PARTS[match[1]]}.",
+                theirs,
             )
             for pattern, theirs in TRANSFORMERS.encoder.items()
             if theirs != "masked_spec_embed"
@@ -190,15 +196,13 @@ def spell(name: str, family: Family, library: Library, prefix: str = "") -> str:
     return _replace_beginning(name, rules)
 
 
-def list_spellings(
-    names: Iterable[str], family: Family, library: Library
-) -> dict[str, str]:
+def list_spellings(names: Iterable[str], family: Family, library: Library) -> dict[str, str]:
     """List how a library may call the tensors of a model.
 
     :param names: Our names of all of them.
     :param family: The family of the model.
     :param library: The library.
-    :returns: Our name by each of theirs: with every prefix and without, by the older and the newer names of weight norm.
+    :returns: Our name by each of theirs: with every prefix and without, by older and newer names of weight norm.
     """
     spellings = {}
 

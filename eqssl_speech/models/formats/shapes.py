@@ -26,8 +26,8 @@ _EXTRACTOR: Final = "encoder_frontend.feature_extractor.layers"
 _FRONTEND: Final = "encoder_frontend"
 
 _NUM_HEADS: Final = {48: 2, 192: 4, 768: 12, 1024: 16, 1280: 16, 1920: 16, 2048: 16}
-"""The attention heads of released models by their dimensionality: our ``micro`` and ``tiny``, ``base``, ``large``, XLS-R 1B
-and HuBERT ``xlarge``, XLS-R 2B, Omnilingual's 3B and 7B."""
+"""The attention heads of released models by their dimensionality: our ``micro`` and ``tiny``, ``base``, ``large``,
+XLS-R 1B and HuBERT ``xlarge``, XLS-R 2B, Omnilingual's 3B and 7B."""
 
 
 class UnknownShapeError(InputError):
@@ -65,7 +65,8 @@ def infer_encoder_config(
         models of its size.
     :param is_pre_norm: Whether layers begin with their norms; by default as in the released models, those do of which
         each convolution has a norm.
-    :raises UnknownShapeError: If the encoder is none that wav2vec 2.0 and HuBERT have, or nothing says its number of heads.
+    :raises UnknownShapeError: If the encoder is none that wav2vec 2.0 and HuBERT have, or nothing says its number of
+        heads.
     """
     shapes = [tuple(x.shape) for x in _list_numbered(get, f"{_EXTRACTOR}.{{}}.conv.weight")]
     num_layers = len(_list_numbered(get, "encoder.layers.{}.self_attn.q_proj.weight"))
@@ -83,8 +84,8 @@ def infer_encoder_config(
 
     if query is None or position is None or inner is None:
         raise UnknownShapeError(
-            f"{where}: holds no Transformer with a convolutional position encoder; give the directory of the run, whose "
-            "model.yaml says what it is."
+            f"{where}: holds no Transformer with a convolutional position encoder; give the directory of the run, "
+            "whose model.yaml says what it is."
         )
 
     model_dim = int(query.shape[0])
@@ -145,7 +146,10 @@ def infer_config(
 
         embeddings = get("code_embeddings")
         if embeddings is not None:
-            hubert.num_codes, hubert.final_dim = [int(embeddings.shape[0])], int(embeddings.shape[1])
+            hubert.num_codes, hubert.final_dim = (
+                [int(embeddings.shape[0])],
+                int(embeddings.shape[1]),
+            )
 
         return hubert
 
@@ -162,7 +166,7 @@ def infer_config(
 
 
 def _list_numbered(get: TensorGetter, name: str) -> list[Tensor]:
-    tensors = []
+    tensors: list[Tensor] = []
 
     for i in count():
         tensor = get(name.format(i))

@@ -261,13 +261,13 @@ def require_plain_encoder(config: Wav2Vec2EncoderConfig, library: str) -> None:
         what = "filterbanks as input (`use_fbank`)"
     elif config.pos_encoder_type != "conv" or config.pos_encoder_depth != 1:
         what = (
-            f"`pos_encoder_type` '{config.pos_encoder_type}' with `pos_encoder_depth` {config.pos_encoder_depth}, where "
-            "its own is one convolution"
+            f"`pos_encoder_type` '{config.pos_encoder_type}' with `pos_encoder_depth` {config.pos_encoder_depth}, "
+            "where its own is one convolution"
         )
     elif config.layer_norm_features == (config.norm_order == TransformerNormOrder.PRE):
         what = (
-            f"`layer_norm_features` {config.layer_norm_features} with `norm_order` '{config.norm_order.name}', where its "
-            "own have one norm in front of post-norm layers or one behind pre-norm ones"
+            f"`layer_norm_features` {config.layer_norm_features} with `norm_order` '{config.norm_order.name}', where "
+            "its own have one norm in front of post-norm layers or one behind pre-norm ones"
         )
     else:
         return

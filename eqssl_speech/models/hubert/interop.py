@@ -82,7 +82,7 @@ def convert_hubert_state_dict(
 def _rename(
     tensors: Mapping[str, Tensor], library: Library, config: HubertConfig
 ) -> dict[str, Tensor]:
-    """Give the tensors of a HuBERT our names; those that it has not, and that are no head for other tasks, keep theirs."""
+    """Give the tensors of a HuBERT our names; those that it has not, but heads for other tasks, keep theirs."""
     num_convolutions = len(config.encoder_config.feature_extractor_layer_descs)
 
     names = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 from fairseq2.runtime.config_registry import ConfigRegistrar
 from fairseq2.runtime.dependency import DependencyContainer
@@ -61,8 +60,5 @@ def _shrunk(
     encoder.attn_dropout_p = 0.0
     encoder.layer_drop_p = 0.0
     encoder.feature_grad_scale = 1.0
-    encoder.norm_order = TransformerNormOrder.PRE
-    # As in the large models: other libraries know no norm in front of layers that begin with one.
-    encoder.layer_norm_features = False
 
     return config

@@ -12,7 +12,6 @@ from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrModel
 from torch import Tensor
 from torch.nn import ModuleList
 
-from eqssl_speech.error import InputError
 from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors, read_tensor_file
 from eqssl_speech.models.formats.shapes import UnknownShapeError
 from eqssl_speech.models.opening import open_checkpoint
@@ -52,7 +51,9 @@ def open_encoder(spec: str | Path) -> PretrainedEncoder:
         path = Path(spec)
 
         # The model's own configuration can still be right; its tensors will be compared one by one.
-        tensors = read_run_tensors(find_checkpoint(path)) if path.is_dir() else read_tensor_file(path)
+        tensors = (
+            read_run_tensors(find_checkpoint(path)) if path.is_dir() else read_tensor_file(path)
+        )
 
         return PretrainedEncoder(str(path), tensors, None)
 

@@ -57,6 +57,7 @@ from eqssl_speech.tasks.finetune.valid_unit import CtcValidationRound, FinetuneE
 from eqssl_speech.tasks.finetune.weighting import SourceWeighting
 from eqssl_speech.tasks.optimizer import FiniteStepGuard, create_base_optimizer
 from eqssl_speech.tasks.output_dir import check_before_writing
+from eqssl_speech.tasks.publishing import publish_by_export
 from eqssl_speech.tasks.recognizer import save_recognizer
 from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
 from eqssl_speech.tasks.task import TrainingTask
@@ -74,6 +75,7 @@ class FinetuneRecipe(Recipe):
         register_cli_error(container, InputError, handle_input_error)
 
         use_trusted_checkpoints(container)
+        publish_by_export(container)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)

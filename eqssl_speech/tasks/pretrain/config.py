@@ -207,9 +207,9 @@ class PretrainConfig:
     )
 
     pretrained: str | None = None
-    """The model to go on from, whose shape it gives to this one: a run of `eqssl pretrain` or `eqssl finetune`, a directory
-    of Hugging Face transformers, a file of tensors (also of fairseq), or a fairseq2 asset. Optimizer and schedule start
-    anew."""
+    """The model to go on from, whose shape it gives to this one: a run of `eqssl pretrain` or `eqssl finetune`, a
+    directory of Hugging Face transformers, a file of tensors (also of fairseq), or a fairseq2 asset. Optimizer and
+    schedule start anew."""
 
     dataset: SourcesSection = field(default_factory=SourcesSection)
 

@@ -55,6 +55,7 @@ from eqssl_speech.tasks.pretrain.sources import (
 )
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
+from eqssl_speech.tasks.publishing import publish_by_export
 from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
 from eqssl_speech.tasks.stopping import Maximum
 from eqssl_speech.tasks.task import TrainingTask
@@ -69,6 +70,7 @@ class PretrainRecipe(Recipe):
         register_cli_error(container, InputError, handle_input_error)
 
         use_trusted_checkpoints(container)
+        publish_by_export(container)
 
         for descriptor in METRIC_DESCRIPTORS:
             container.collection.register_instance(MetricDescriptor, descriptor)
