@@ -18,7 +18,8 @@ from eqssl_speech.error import InputError
 from eqssl_speech.export.files import save_tensors
 from eqssl_speech.export.loading import ExportSource, make_export_source
 from eqssl_speech.export.model import Outputs
-from eqssl_speech.models.opening import open_asset
+from eqssl_speech.models.assets import open_asset
+from eqssl_speech.models.formats.names import COUNTER
 from eqssl_speech.text.tokenizer import MODEL_FILE
 
 CARD_FILE: Final = "card.yaml"
@@ -52,7 +53,7 @@ def write_fairseq2(directory: Path, source: ExportSource, name: str) -> tuple[st
 
     # An encoder alone would have no head to fill; a whole model has all that its family has.
     missing = [n for n in source.module.state_dict() if n not in source.tensors]
-    missing = [n for n in missing if n != "quantizer.num_updates"]
+    missing = [n for n in missing if n != COUNTER]
     if missing:
         raise InputError(
             f"{checkpoint.source}: has no tensor `{missing[0]}`, which a model of the family `{checkpoint.family}` of "

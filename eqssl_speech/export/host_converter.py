@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import Final, cast, final
 
 from fairseq2.models.hg import HuggingFaceConfig, HuggingFaceConverter
-from fairseq2.models.wav2vec2 import Wav2Vec2Config
-from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
 from torch import Tensor
 from typing_extensions import override
 
 from eqssl_speech.export.transformers_model import TransformersModel, convert_to_transformers
-from eqssl_speech.models.formats.names import Family
 from eqssl_speech.models.formats.shapes import AnyConfig
-from eqssl_speech.models.hubert.config import HubertConfig
 from eqssl_speech.models.opening import make_empty_model
+from eqssl_speech.models.speech_checkpoint import FAMILY_CONFIGS
 
-_FAMILIES: Final[dict[type, Family]] = {
-    Wav2Vec2Config: "wav2vec2",
-    Wav2Vec2AsrConfig: "wav2vec2_asr",
-    HubertConfig: "hubert",
-}
+_FAMILIES: Final = {kls: family for family, kls in FAMILY_CONFIGS.items()}
 
 
 @final

@@ -85,7 +85,7 @@ def export_model(
 def require_free(out: Path) -> None:
     """Refuse a directory that is there already.
 
-    :raises InputError: If it is, or its parent cannot be written to.
+    :raises InputError: If it is.
     """
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists already; give another `--out`, or remove it.")

@@ -14,7 +14,8 @@ from eqssl_speech.error import InputError
 from eqssl_speech.export.model import SpeechModel
 from eqssl_speech.export.vocabulary import Vocabulary, find_labels, vocabulary_of
 from eqssl_speech.models.formats.transformers_config import ModelType
-from eqssl_speech.models.opening import SpeechCheckpoint, make_model, open_checkpoint
+from eqssl_speech.models.opening import make_model, open_checkpoint
+from eqssl_speech.models.speech_checkpoint import SpeechCheckpoint
 from eqssl_speech.models.wav2vec2.encoder_checks import check_names, check_shapes, is_encoder
 from eqssl_speech.text.tokenizer import CtcTokenizer
 

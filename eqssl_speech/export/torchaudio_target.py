@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eqssl_speech.data.transcribed import pad_waveforms
-from eqssl_speech.export.files import save_tensors, write_json
+from eqssl_speech.export.files import make_missing_projection, save_tensors, write_json
 from eqssl_speech.export.loading import ExportSource
 from eqssl_speech.export.model import Outputs
 from eqssl_speech.models.formats.names import TORCHAUDIO, parametrize, spell
@@ -54,18 +54,14 @@ def write_torchaudio(directory: Path, source: ExportSource) -> tuple[str, ...]:
         else:
             left_out.append(name)
 
-    # Torchaudio projects features always, the host only to another dimensionality.
-    encoder = config.encoder_config
-    if encoder.feature_dim == encoder.model_dim:
-        tensors[f"{_PROJECTION}.weight"] = torch.eye(encoder.model_dim)
-        tensors[f"{_PROJECTION}.bias"] = torch.zeros(encoder.model_dim)
+    tensors |= make_missing_projection(config.encoder_config, _PROJECTION)
 
     save_tensors(tensors, directory / WEIGHTS_FILE)
 
     info = {
         "arguments": arguments,
         "sample_rate": source.sample_rate,
-        "normalize_waveform": expects_normalized_audio(encoder),
+        "normalize_waveform": expects_normalized_audio(config.encoder_config),
     }
     if source.vocabulary is not None:
         info["blank_index"] = source.vocabulary.blank_index

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, final
 
-import torch
 from torch import Tensor
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.formats.names import TRANSFORMERS, Family, parametrize, spell
+from eqssl_speech.export.files import make_missing_projection
+from eqssl_speech.models.formats.names import COUNTER, TRANSFORMERS, Family, parametrize, spell
 from eqssl_speech.models.formats.shapes import AnyConfig
 from eqssl_speech.models.formats.transformers_config import ModelType, format_config
 from eqssl_speech.models.opening import make_empty_model
@@ -66,14 +66,12 @@ def convert_to_transformers(
             f"The checkpoint has no tensor `{missing[0]}`, which its encoder needs; give a whole checkpoint."
         )
 
-    has_head = family != "hubert" and all(
-        n in tensors for n in empty if n != "quantizer.num_updates"
-    )
+    has_head = family != "hubert" and all(n in tensors for n in empty if n != COUNTER)
 
     class_name = _name_class(family, model_type, has_head=has_head)
     prefix = "" if class_name.endswith("Model") else f"{model_type}."
 
-    names = {name: name for name in empty if name in tensors and (has_head or is_encoder(name))}
+    names = [name for name in empty if name in tensors and (has_head or is_encoder(name))]
 
     converted = {}
     for name in names:
@@ -83,7 +81,7 @@ def convert_to_transformers(
             continue
         converted[parametrize(theirs)] = tensors[name].detach().contiguous()
 
-    _complete_projection(config, prefix, converted)
+    converted |= make_missing_projection(config.encoder_config, f"{prefix}{_FEATURE_PROJECTION}")
 
     if "masker.temporal_mask_embed" not in tensors:
         data |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
@@ -97,7 +95,7 @@ def convert_to_transformers(
         "eos_token_id": None,
     }
 
-    left_out = tuple(n for n in tensors if n not in names and n != "quantizer.num_updates")
+    left_out = tuple(n for n in tensors if n not in names and n != COUNTER)
 
     return TransformersModel(class_name, data, converted, left_out)
 
@@ -109,12 +107,3 @@ def _name_class(family: Family, model_type: ModelType, *, has_head: bool) -> str
         return f"{name}Model"
 
     return f"{name}ForCTC" if family == "wav2vec2_asr" else f"{name}ForPreTraining"
-
-
-def _complete_projection(config: AnyConfig, prefix: str, tensors: dict[str, Any]) -> None:
-    # Transformers projects features always, the host only to another dimensionality.
-    encoder = config.encoder_config
-
-    if encoder.feature_dim == encoder.model_dim:
-        tensors[f"{prefix}{_FEATURE_PROJECTION}.weight"] = torch.eye(encoder.model_dim)
-        tensors[f"{prefix}{_FEATURE_PROJECTION}.bias"] = torch.zeros(encoder.model_dim)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from fairseq2.models.wav2vec2 import Wav2Vec2Config
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
 from torch import Tensor
 from torch.nn import Module
 
 from eqssl_speech.models.formats.names import COUNTER
 from eqssl_speech.models.formats.shapes import AnyConfig
 from eqssl_speech.models.hubert.config import HubertConfig
-from eqssl_speech.models.opening import SpeechCheckpoint
+from eqssl_speech.models.speech_checkpoint import SpeechCheckpoint
 from eqssl_speech.models.wav2vec2.asr import REGULARIZATION
 from eqssl_speech.models.wav2vec2.encoder_checks import (
     check_config,
@@ -35,9 +36,7 @@ def fit_pretraining_config(config: PretrainingConfig, checkpoint: AnyConfig) -> 
     :returns: The checkpoint's own configuration if it is of the same kind of model. Otherwise ``config`` with its
         encoder, regularised as ``config`` says.
     """
-    if isinstance(config, HubertConfig) and isinstance(checkpoint, HubertConfig):
-        return checkpoint
-    if isinstance(config, Wav2Vec2Config) and isinstance(checkpoint, Wav2Vec2Config):
+    if not isinstance(checkpoint, Wav2Vec2AsrConfig) and type(checkpoint) is type(config):
         return checkpoint
 
     regularization = {name: getattr(config.encoder_config, name) for name in REGULARIZATION}
@@ -69,7 +68,7 @@ def load_pretrained(
     check_names(source, theirs, ours)
     check_shapes(source, theirs, ours)
 
-    if _is_same_kind(config, checkpoint.config):
+    if type(config) is type(checkpoint.config):
         theirs = dict(checkpoint.tensors)
 
     loaded: list[str] = []
@@ -88,10 +87,6 @@ def load_pretrained(
         newly_made=_count_others(ours, [*loaded, *reshaped]),
         reshaped=count_elements(ours, reshaped),
     )
-
-
-def _is_same_kind(config: PretrainingConfig, checkpoint: AnyConfig) -> bool:
-    return type(config) is type(checkpoint)
 
 
 def _count_others(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, int]:

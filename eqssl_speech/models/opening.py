@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final
 
-import torch
-from fairseq2.assets import AssetCard, AssetCardError, AssetDownloadError, get_asset_store
-from fairseq2.device import CPU, META_DEVICE
-from fairseq2.error import OperationalError
-from fairseq2.models import ModelGatedError, ModelHub
+from fairseq2.device import META_DEVICE
 from fairseq2.models.wav2vec2 import (
     Wav2Vec2Config,
     Wav2Vec2EncoderConfig,
     create_wav2vec2_model,
-    get_wav2vec2_model_hub,
 )
-from fairseq2.models.wav2vec2.asr import (
-    Wav2Vec2AsrConfig,
-    create_wav2vec2_asr_model,
-    get_wav2vec2_asr_model_hub,
-)
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, create_wav2vec2_asr_model
 from fairseq2.utils.structured import StandardValueConverter, StructureError
 from torch import Tensor
 from torch.nn import Module
 
 from eqssl_speech.error import InputError
+from eqssl_speech.models.assets import find_card, open_asset, read_asset_config
 from eqssl_speech.models.checkpoint import (
     TENSOR_FILE_SUFFIXES,
     RunCheckpoint,
@@ -54,7 +45,6 @@ from eqssl_speech.models.formats.shapes import (
     infer_family,
 )
 from eqssl_speech.models.formats.transformers_config import (
-    ModelType,
     parse_config,
     parse_encoder_config,
     parse_model_type,
@@ -64,58 +54,11 @@ from eqssl_speech.models.formats.transformers_directory import (
     read_directory_config,
     read_directory_tensors,
 )
-from eqssl_speech.models.hubert import (
-    HubertConfig,
-    create_hubert_model,
-    get_hubert_model_hub,
-)
+from eqssl_speech.models.hubert import HubertConfig, create_hubert_model
 from eqssl_speech.models.hubert.interop import NUM_SPECIAL_SYMBOLS, drop_special_symbols
+from eqssl_speech.models.speech_checkpoint import FAMILY_CONFIGS, SpeechCheckpoint
 
-_HUBS: Final[Mapping[Family, Callable[[], ModelHub[Any, Any]]]] = {
-    "wav2vec2": get_wav2vec2_model_hub,
-    "wav2vec2_asr": get_wav2vec2_asr_model_hub,
-    "hubert": get_hubert_model_hub,
-}
-
-_CONFIGS: Final[Mapping[Family, type]] = {
-    "wav2vec2": Wav2Vec2Config,
-    "wav2vec2_asr": Wav2Vec2AsrConfig,
-    "hubert": HubertConfig,
-}
-
-_FAMILIES: Final = " or ".join(_HUBS)
-
-
-@final
-@dataclass(frozen=True)
-class SpeechCheckpoint:
-    """A model: what it looks like, and its tensors."""
-
-    source: str
-    """Where it comes from, in words."""
-
-    family: Family
-    """What it is. An encoder alone is one of ``wav2vec2`` or ``hubert`` whose head is missing."""
-
-    config: AnyConfig
-    """What it looks like."""
-
-    tensors: Mapping[str, Tensor]
-    """Its tensors by our names, on the CPU. Some may be missing, or be none of the model's."""
-
-    library: Library | None
-    """The library that has written it; ``None`` if its tensors have our names."""
-
-    path: Path | None
-    """The file or directory; ``None`` of an asset."""
-
-    encoder_type: ModelType = "wav2vec2"
-    """Of a recogniser, what its encoder was before, which computes the same."""
-
-    @property
-    def encoder_config(self) -> Wav2Vec2EncoderConfig:
-        """What its encoder looks like."""
-        return self.config.encoder_config
+_FAMILIES: Final = " or ".join(FAMILY_CONFIGS)
 
 
 def open_checkpoint(spec: str | Path, step: int | None = None) -> SpeechCheckpoint:
@@ -134,7 +77,7 @@ def open_checkpoint(spec: str | Path, step: int | None = None) -> SpeechCheckpoi
         raise InputError(f"{spec}: is no run, of which `--step` could choose one; leave it out.")
 
     if path is None:
-        return open_asset(_find_card(str(spec)))
+        return open_asset(find_card(str(spec)))
 
     directory = path if path.is_dir() else path.parent
 
@@ -154,7 +97,7 @@ def read_encoder_config(spec: str | Path) -> Wav2Vec2EncoderConfig | None:
     path = find_path(spec)
 
     if path is None:
-        return _read_asset_config(_find_card(str(spec))).encoder_config  # type: ignore[no-any-return]
+        return read_asset_config(find_card(str(spec))).encoder_config
 
     if is_transformers_directory(path):
         return parse_encoder_config(*read_directory_config(path))
@@ -227,7 +170,7 @@ def _open_run(path: Path, step: int | None) -> SpeechCheckpoint:
 def _parse_run(checkpoint: RunCheckpoint) -> tuple[Family, AnyConfig]:
     where = checkpoint.model_dir.parent.parent / "model.yaml"
 
-    for family, kls in _CONFIGS.items():
+    for family, kls in FAMILY_CONFIGS.items():
         if family != checkpoint.family:
             continue
 
@@ -293,7 +236,7 @@ def _open_tensors(
 
 def _guess_family(tensors: Mapping[str, Tensor], library: Library | None) -> Family:
     # A head for pre-training is called by another name in each family, so each is asked for its own.
-    for family in _CONFIGS:
+    for family in FAMILY_CONFIGS:
         if infer_family(_make_getter(tensors, library, family)) == family:
             return family
 
@@ -362,74 +305,3 @@ def _make_getter(
 
 def _strip_wrapper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def _find_card(name: str) -> AssetCard:
-    store = get_asset_store()
-
-    try:
-        card = store.maybe_retrieve_card(name)
-    except AssetCardError as ex:
-        raise InputError(f"The asset card `{name}` cannot be used: {ex}") from None
-
-    if card is None:
-        known = sorted(
-            n.split("@")[0] for n in store.asset_names if n.startswith(("wav2vec2", "hubert"))
-        )
-        close = ", ".join(get_close_matches(name, known, n=3))
-
-        raise InputError(
-            f"`{name}` is neither a file or directory nor an asset that fairseq2 knows"
-            f"{f' (close ones: {close})' if close else ''}; correct it."
-        )
-
-    family = card.maybe_get_field("model_family")
-
-    if family is None or family.value not in _HUBS:
-        what = "no model" if family is None else f"a model of the family `{family.value}`"
-        raise InputError(f"The asset `{name}` is {what}; one of {_FAMILIES} is needed.")
-
-    return card
-
-
-def _read_asset_config(card: AssetCard) -> Any:
-    try:
-        return _find_hub(card).get_model_config(card)
-    except AssetCardError as ex:
-        raise InputError(f"The asset card `{card.name}` cannot be used: {ex}") from None
-
-
-def _find_hub(card: AssetCard) -> ModelHub[Any, Any]:
-    return _HUBS[_family_of(card)]()
-
-
-def _family_of(card: AssetCard) -> Family:
-    name = card.field("model_family").as_(str)
-
-    return next(family for family in _HUBS if family == name)
-
-
-def open_asset(card: AssetCard) -> SpeechCheckpoint:
-    """Read the model that an asset card describes; it is downloaded.
-
-    :raises InputError: If the card or the model cannot be used.
-    """
-    config = _read_asset_config(card)
-
-    # Releases of HuBERT elsewhere than at fairseq have nothing but the encoder.
-    if isinstance(config, HubertConfig):
-        config = replace(config, init_missing_head=True)
-
-    try:
-        model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
-    except InputError as ex:
-        raise InputError(f"The asset `{card.name}` cannot be loaded: {ex}") from None
-    except (AssetCardError, AssetDownloadError, ModelGatedError, OperationalError) as ex:
-        raise InputError(
-            f"The asset `{card.name}` cannot be loaded ({ex}); "
-            "see that the network can be reached, or give a file or directory instead."
-        ) from None
-
-    return SpeechCheckpoint(
-        f"the asset {card.name}", _family_of(card), config, model.state_dict(), None, None
-    )

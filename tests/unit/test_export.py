@@ -30,7 +30,8 @@ from eqssl_speech.export.transformers_target import TransformersRunner
 from eqssl_speech.export.vocabulary import Vocabulary
 from eqssl_speech.models.formats.names import Family
 from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
-from eqssl_speech.models.opening import SpeechCheckpoint, make_model, open_checkpoint
+from eqssl_speech.models.opening import make_model, open_checkpoint
+from eqssl_speech.models.speech_checkpoint import SpeechCheckpoint
 from eqssl_speech.models.wav2vec2.asr import fit_asr_config, micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.text.languages import make_rules

@@ -19,7 +19,8 @@ from typing_extensions import override
 from eqssl_speech.error import InputError
 from eqssl_speech.models.continuing import fit_pretraining_config, load_pretrained
 from eqssl_speech.models.hubert import HUBERT_FAMILY, HubertConfig
-from eqssl_speech.models.opening import SpeechCheckpoint, make_empty_model, open_checkpoint
+from eqssl_speech.models.opening import make_empty_model, open_checkpoint
+from eqssl_speech.models.speech_checkpoint import SpeechCheckpoint
 from eqssl_speech.models.wav2vec2.load_report import LoadReport
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import CheckedSources
@@ -59,13 +60,11 @@ class LabelledModelConfig(_AssetConfigOverrider):
         if self._pretrained is None:
             return None
 
-        report = load_pretrained(model, self.model_config, self._open(self._pretrained))
+        return load_pretrained(model, self.model_config, self._open(self._pretrained))
 
-        if not any(parameter.is_meta for parameter in model.parameters()):
-            # It has done its duty, and may be large.
-            self._checkpoint = None
-
-        return report
+    def release(self) -> None:
+        """Let go of the checkpoint, which may be large."""
+        self._checkpoint = None
 
     def _open(self, pretrained: str) -> SpeechCheckpoint:
         if self._checkpoint is None:

@@ -108,10 +108,13 @@ class PretrainRecipe(Recipe):
         exact = section is not None and section.order == "exact"
 
         # On all ranks, although the others get the parameters of the first one: a mistake has to end each of them.
-        if newly_initialized:
-            report = context.resolver.resolve(LabelledModelConfig).load(model)
-            if report is not None:
-                log.info(report.render())
+        fitted = context.resolver.resolve(LabelledModelConfig)
+
+        report = fitted.load(model) if newly_initialized else None
+        if report is not None:
+            log.info(report.render())
+
+        fitted.release()
 
         if exact:
             make_twice_differentiable(model)
