@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from started import start
 
 from eqssl_speech.cli import main
 
@@ -171,9 +172,16 @@ def run_recipe(name: str, directory: Path, settings: dict[str, Any], **kwargs: A
     """Run a recipe to its end; for the arguments see :func:`list_command`."""
     command = list_command(name, directory, settings, **kwargs)
 
-    result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=600)
+    if kwargs.get("launcher"):
+        result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=600)
 
-    return Run(result.returncode, result.stdout + result.stderr, directory)
+        return Run(result.returncode, result.stdout + result.stderr, directory)
+
+    _, _, _, *arguments = command  # python -m eqssl_speech
+
+    status, output = start(arguments, ENV, timeout_s=600)
+
+    return Run(status, output, directory)
 
 
 def list_command(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _EXPORT: Final = """\
 Write a model in the format of another program, once that program computes the same with it: on real recordings, alone,
 padded together, short and long, and with the same text for each if it is a recogniser. Prints the largest differences;
-if one is too large, or anything goes wrong, OUT is not made.
+if one is too large, or anything goes wrong, OUT is not made. OUT/README.md is the model card: how the model is used,
+what it was trained on and how, with the numbers of the run and of its evaluations.
 
 CHECKPOINT is the directory of a run (of which the best step is taken) or of a step, a directory of Hugging Face
 transformers, a .pt or .safetensors file of tensors (of fairseq, fairseq2, transformers or torchaudio), or the name of a
@@ -31,6 +32,7 @@ formats:
 
 examples:
   eqssl export runs/finetuned --to hf --out exported/hf
+  eqssl export runs/finetuned --to hf --out exported/hf --evaluation evaluations/finetuned
   eqssl export runs/finetuned --to onnx --out exported/onnx --recordings talks/
   eqssl export runs/pretrained --step 500 --to torchaudio --out exported/torchaudio
   eqssl export wav2vec2_base --to fairseq2 --name my_base --out exported/my_base
@@ -65,6 +67,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--name", help="name of the asset, with --to fairseq2 (default: that of the directory)"
     )
+    parser.add_argument(
+        "--evaluation",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="what `eqssl evaluate --out` has made of this model, for the model card",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -72,6 +82,7 @@ def _run(options: Namespace) -> int:
     from rich.console import Console
 
     from eqssl_speech.error import InputError
+    from eqssl_speech.export.card import read_evaluation
     from eqssl_speech.export.job import export_model, require_free
     from eqssl_speech.export.loading import load_export_source
     from eqssl_speech.export.parity import read_recordings
@@ -84,6 +95,7 @@ def _run(options: Namespace) -> int:
 
     require_free(options.out)
 
+    evaluations = [read_evaluation(path) for path in options.evaluation]
     source = load_export_source(
         options.checkpoint, step=options.step, vocabulary_file=options.vocabulary
     )
@@ -96,6 +108,7 @@ def _run(options: Namespace) -> int:
             options.out,
             recordings,
             name=options.name,
+            evaluations=evaluations,
             on_progress=status.update,
         )
 

@@ -12,6 +12,7 @@ from typing import final
 
 from eqssl_speech.error import InputError
 from eqssl_speech.export import Target
+from eqssl_speech.export.card import CARD_FILE, EvaluationFacts, render_card
 from eqssl_speech.export.fairseq2_target import Fairseq2Runner, check_name, write_fairseq2
 from eqssl_speech.export.loading import ExportSource
 from eqssl_speech.export.model import Runner
@@ -39,6 +40,7 @@ def export_model(
     recordings: Sequence[Waveform],
     *,
     name: str | None = None,
+    evaluations: Sequence[EvaluationFacts] = (),
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> ExportReport:
     """Write a model in another format, in one piece, once it is shown to compute the same.
@@ -48,6 +50,7 @@ def export_model(
     :param out: The directory to make; whoever looks sees it whole or not at all.
     :param recordings: What to compare on.
     :param name: What the asset is to be called, with ``fairseq2``; by default as the directory.
+    :param evaluations: What is known of the model on test sets, for its card.
     :param on_progress: Told what is done next.
     :raises InputError: If the format has no such model, a package is missing, the directory cannot be made, or the
         exported model computes something else; nothing is left behind then.
@@ -78,6 +81,9 @@ def export_model(
                 f"{out}: was not written, as the exported model computes something else ({_say_difference(parity)}); "
                 "please report this with the versions that `eqssl doctor` prints."
             )
+
+        card = render_card(name or out.name, source, target, parity, evaluations)
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
 
     return ExportReport(parity, left_out)
 

@@ -13,7 +13,6 @@ from torch.nn import Module
 from eqssl_speech.error import InputError
 from eqssl_speech.export.model import SpeechModel
 from eqssl_speech.export.vocabulary import Vocabulary, find_labels, vocabulary_of
-from eqssl_speech.models.formats.transformers_config import ModelType
 from eqssl_speech.models.opening import make_model, open_checkpoint
 from eqssl_speech.models.speech_checkpoint import SpeechCheckpoint
 from eqssl_speech.models.wav2vec2.encoder_checks import check_names, check_shapes, is_encoder
@@ -26,9 +25,6 @@ class ExportSource:
     """What is exported."""
 
     checkpoint: SpeechCheckpoint
-
-    model_type: ModelType
-    """What its encoder is called elsewhere."""
 
     vocabulary: Vocabulary | None
     """The labels of a recogniser."""
@@ -121,13 +117,4 @@ def make_export_source(
                 "give the vocabulary that it was trained with (`--vocabulary`)."
             )
 
-    return ExportSource(
-        checkpoint, _find_model_type(checkpoint), vocabulary, tokenizer, module.eval()
-    )
-
-
-def _find_model_type(checkpoint: SpeechCheckpoint) -> ModelType:
-    if checkpoint.family != "wav2vec2_asr":
-        return checkpoint.family
-
-    return checkpoint.encoder_type
+    return ExportSource(checkpoint, vocabulary, tokenizer, module.eval())

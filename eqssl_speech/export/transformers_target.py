@@ -36,7 +36,7 @@ def write_transformers(directory: Path, source: ExportSource) -> TransformersMod
 
     model = convert_to_transformers(
         checkpoint.family,
-        source.model_type,
+        checkpoint.encoder_type,
         checkpoint.config,
         source.tensors,
         blank_index=0 if vocabulary is None else vocabulary.blank_index,

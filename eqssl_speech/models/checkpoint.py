@@ -48,6 +48,11 @@ class RunCheckpoint:
     config: Mapping[str, object] | None
     """The model's configuration as fairseq2 wrote it; ``None`` if there is no ``model.yaml`` beside the steps."""
 
+    @property
+    def run_dir(self) -> Path:
+        """The output directory of the run, if the step is where a run has it."""
+        return self.model_dir.absolute().parents[2]
+
 
 def find_checkpoint(path: Path, step: int | None = None) -> RunCheckpoint:
     """Find the checkpoint in a directory; no tensor is read.

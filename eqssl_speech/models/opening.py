@@ -45,6 +45,7 @@ from eqssl_speech.models.formats.shapes import (
     infer_family,
 )
 from eqssl_speech.models.formats.transformers_config import (
+    ModelType,
     parse_config,
     parse_encoder_config,
     parse_model_type,
@@ -56,6 +57,7 @@ from eqssl_speech.models.formats.transformers_directory import (
 )
 from eqssl_speech.models.hubert import HubertConfig, create_hubert_model
 from eqssl_speech.models.hubert.interop import NUM_SPECIAL_SYMBOLS, drop_special_symbols
+from eqssl_speech.models.recognizer_info import read_recognizer_info
 from eqssl_speech.models.speech_checkpoint import FAMILY_CONFIGS, SpeechCheckpoint
 
 _FAMILIES: Final = " or ".join(FAMILY_CONFIGS)
@@ -113,6 +115,36 @@ def read_encoder_config(spec: str | Path) -> Wav2Vec2EncoderConfig | None:
         return None
 
 
+def read_encoder_type(spec: str | Path) -> ModelType:
+    """Read what an encoder is, or was before it became a recogniser.
+
+    :param spec: As for :func:`open_checkpoint`.
+    :returns: ``wav2vec2`` where only the shapes of an encoder are known, which are the same in both.
+    :raises InputError: If there is no such checkpoint.
+    """
+    path = find_path(spec)
+
+    if path is None:
+        family = find_card(str(spec)).field("model_family").as_(str)
+
+        return "hubert" if family == "hubert" else "wav2vec2"
+
+    if is_transformers_directory(path):
+        return parse_model_type(*read_directory_config(path))
+
+    if path.is_dir():
+        checkpoint = find_checkpoint(path)
+        if checkpoint.config is not None:
+            return _find_encoder_type(checkpoint)
+
+    try:
+        opened = open_checkpoint(spec)
+    except UnknownShapeError:
+        return "wav2vec2"
+
+    return opened.encoder_type
+
+
 def make_empty_model(family: Family, config: AnyConfig) -> Module:
     """Make a model whose parameters have shapes only."""
     with META_DEVICE:
@@ -164,7 +196,25 @@ def _open_run(path: Path, step: int | None) -> SpeechCheckpoint:
 
     family, config = _parse_run(checkpoint)
 
-    return SpeechCheckpoint(source, family, config, read_run_tensors(checkpoint), None, path)
+    return SpeechCheckpoint(
+        source,
+        family,
+        config,
+        read_run_tensors(checkpoint),
+        None,
+        path,
+        _find_encoder_type(checkpoint),
+        checkpoint,
+    )
+
+
+def _find_encoder_type(checkpoint: RunCheckpoint) -> ModelType:
+    if checkpoint.family == "wav2vec2_asr":
+        info = read_recognizer_info(checkpoint.run_dir) or {}
+
+        return "hubert" if info.get("encoder_type") == "hubert" else "wav2vec2"
+
+    return "hubert" if checkpoint.family == "hubert" else "wav2vec2"
 
 
 def _parse_run(checkpoint: RunCheckpoint) -> tuple[Family, AnyConfig]:

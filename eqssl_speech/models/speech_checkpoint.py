@@ -11,6 +11,7 @@ from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig
 from torch import Tensor
 
+from eqssl_speech.models.checkpoint import RunCheckpoint
 from eqssl_speech.models.formats.names import Family, Library
 from eqssl_speech.models.formats.shapes import AnyConfig
 from eqssl_speech.models.formats.transformers_config import ModelType
@@ -47,10 +48,18 @@ class SpeechCheckpoint:
     path: Path | None
     """The file or directory; ``None`` of an asset."""
 
-    encoder_type: ModelType = "wav2vec2"
+    former_type: ModelType = "wav2vec2"
     """Of a recogniser, what its encoder was before, which computes the same."""
+
+    run: RunCheckpoint | None = None
+    """Where it is in a run, if it is of one."""
 
     @property
     def encoder_config(self) -> Wav2Vec2EncoderConfig:
         """What its encoder looks like."""
         return self.config.encoder_config
+
+    @property
+    def encoder_type(self) -> ModelType:
+        """What its encoder is, or was before it became a recogniser."""
+        return self.former_type if self.family == "wav2vec2_asr" else self.family

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from eqssl_speech.report.output import write_summary as write_summary
-from eqssl_speech.report.picture import draw_picture as draw_picture
 from eqssl_speech.report.runs import RunRecord as RunRecord
 from eqssl_speech.report.runs import find_runs as find_runs
 from eqssl_speech.report.runs import read_run as read_run

@@ -150,10 +150,16 @@ def read_run(name: str, directory: Path) -> RunRecord:
 
     mixed = None if _MIXED_CATEGORY in valid else train.pop(_MIXED_CATEGORY, None)
 
-    config = _read_config(directory / "config.yaml")
+    config = read_config(directory / "config.yaml")
 
     return RunRecord(
-        name, directory, valid, train, mixed, config, _read_infos(directory / "sources.json")
+        name,
+        directory,
+        valid,
+        train,
+        mixed,
+        None if config is None else _pick_settings(config),
+        _read_infos(directory / "sources.json"),
     )
 
 
@@ -225,7 +231,12 @@ def _parse_row(line: str) -> Row | None:
     return None
 
 
-def _read_config(file: Path) -> Mapping[str, object] | None:
+def read_config(file: Path) -> Mapping[str, object] | None:
+    """Read the configuration of a run.
+
+    :returns: ``None`` if there is none.
+    :raises InputError: If the file cannot be read.
+    """
     if not file.exists():
         return None
 
@@ -234,9 +245,10 @@ def _read_config(file: Path) -> Mapping[str, object] | None:
     except (OSError, UnicodeDecodeError, YAMLError) as ex:
         raise InputError(f"{file} is not readable YAML: restore or remove it.") from ex
 
-    if not isinstance(config, dict):
-        return None
+    return config if isinstance(config, dict) else None
 
+
+def _pick_settings(config: Mapping[str, object]) -> Mapping[str, object]:
     common = config.get("common")
 
     seed = common.get("seed") if isinstance(common, dict) else config.get("seed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,15 @@ from fairseq2.utils.structured import StandardValueConverter, StructureError
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from eqssl_speech.data.manifest import replace_text
 from eqssl_speech.data.transcribed import pad_waveforms
 from eqssl_speech.error import InputError
 from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors
+from eqssl_speech.models.formats.transformers_config import ModelType
+from eqssl_speech.models.recognizer_info import read_recognizer_info, write_recognizer_info
 from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio
 from eqssl_speech.text.tokenizer import CtcTokenizer
 
-_INFO_FILE: Final = "recognizer.json"
 _TOKENIZER_DIR: Final = "tokenizer"
-_FORMAT_VERSION: Final = 1
 
 
 @final
@@ -113,6 +111,7 @@ def save_recognizer(
     *,
     sources: Sequence[tuple[str, str]],
     sample_rate: int,
+    encoder_type: ModelType = "wav2vec2",
 ) -> None:
     """Write into the output directory of a run what :func:`load_recognizer` needs besides a checkpoint.
 
@@ -120,6 +119,7 @@ def save_recognizer(
     :param tokenizer: The tokenizer; copied, so that the directory can be moved.
     :param sources: Name and language of each source.
     :param sample_rate: What the model takes, in Hz.
+    :param encoder_type: What its encoder was before.
     :raises InputError: If checkpoints are there already, and with them another tokenizer.
     """
     # Without a checkpoint nothing depends on what an earlier run has left.
@@ -127,13 +127,14 @@ def save_recognizer(
 
     tokenizer.save(directory / _TOKENIZER_DIR, replace=is_new)
 
-    info = {
-        "format_version": _FORMAT_VERSION,
-        "sample_rate": sample_rate,
-        "sources": [list(source) for source in sources],
-    }
-
-    replace_text(directory / _INFO_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+    write_recognizer_info(
+        directory,
+        {
+            "sample_rate": sample_rate,
+            "sources": [list(source) for source in sources],
+            "encoder_type": encoder_type,
+        },
+    )
 
 
 def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None) -> Recognizer:
@@ -144,7 +145,9 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
     :param step: The step whose checkpoint is used; by default that of the best score, or the last where none has one.
     :raises InputError: If the directory holds no such model.
     """
-    info = _read_info(path)
+    info = read_recognizer_info(path)
+    if info is None:
+        raise InputError(f"{path}: {_explain_no_recognizer(path)}")
 
     checkpoint = find_checkpoint(path, step)
 
@@ -182,24 +185,6 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
         f"{path}, step {checkpoint.step_nr}",
         torch_device,
     )
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    file = path / _INFO_FILE
-
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: {_explain_no_recognizer(path)}") from None
-    except (OSError, ValueError) as ex:
-        raise InputError(f"{file}: cannot be read ({ex}); fine-tune again.") from None
-
-    if not isinstance(info, dict) or info.get("format_version") != _FORMAT_VERSION:
-        raise InputError(
-            f"{file}: is of another version of eqssl_speech; use the version that it was made with."
-        )
-
-    return info
 
 
 def _explain_no_recognizer(path: Path) -> str:

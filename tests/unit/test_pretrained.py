@@ -8,23 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq2.checkpoint import StandardModelMetadataDumper
-from fairseq2.file_system import NativeLocalFileSystem
 from fairseq2.models.wav2vec2 import create_wav2vec2_model
 from fairseq2.models.wav2vec2.asr import (
     Wav2Vec2AsrModel,
     create_wav2vec2_asr_model,
 )
-from fairseq2.utils.structured import StandardValueConverter
-from fairseq2.utils.yaml import RuamelYamlDumper
 from random_encoders import make_model, make_tensors, randomize
 from safetensors.torch import save_file
 from torch import Tensor
+from written_runs import write_run
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.hubert import create_hubert_model
 from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
-from eqssl_speech.models.opening import read_encoder_config
+from eqssl_speech.models.opening import open_checkpoint, read_encoder_config, read_encoder_type
+from eqssl_speech.models.recognizer_info import write_recognizer_info
 from eqssl_speech.models.wav2vec2.asr import micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.models.wav2vec2.load_report import LoadReport
@@ -35,19 +33,6 @@ from eqssl_speech.models.wav2vec2.pretrained import (
 )
 
 ENCODER = ("encoder_frontend.", "encoder.", "masker.")
-
-
-def write_run(
-    run: Path, tensors: dict[str, Tensor], config: object, family: str = "wav2vec2"
-) -> None:
-    """Write a run as the host does."""
-    files = NativeLocalFileSystem()
-    dumper = StandardModelMetadataDumper(files, RuamelYamlDumper(files), StandardValueConverter())
-    dumper.dump(run / "checkpoints", family, config)
-
-    file = run / "checkpoints" / "step_500" / "model" / "pp_00" / "tp_00" / "sdp_00.pt"
-    file.parent.mkdir(parents=True)
-    torch.save(tensors, file)
 
 
 def assert_loaded(
@@ -124,6 +109,30 @@ def test_a_run_of_fine_tuning_is_loaded_without_its_output_layer(tmp_path: Path)
     assert_loaded(model, tensors, report)
     assert report.left_out == {"final_proj.weight": 32 * 48, "final_proj.bias": 32}
     assert read_encoder_config(tmp_path) == config.encoder_config
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [(None, "wav2vec2"), ({}, "wav2vec2"), ({"encoder_type": "hubert"}, "hubert")],
+    ids=["no file", "of an earlier version", "hubert"],
+)
+def test_a_run_of_fine_tuning_says_what_its_encoder_was(
+    tmp_path: Path, info: dict[str, object] | None, expected: str
+) -> None:
+    config = micro_asr_config()
+    write_run(tmp_path, create_wav2vec2_asr_model(config).state_dict(), config, "wav2vec2_asr")
+    if info is not None:
+        write_recognizer_info(tmp_path, info)
+
+    for path in (tmp_path, tmp_path / "checkpoints" / "step_500"):
+        assert read_encoder_type(path) == open_checkpoint(path).encoder_type == expected
+
+
+def test_a_run_of_pre_training_says_what_its_encoder_is(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", make_tensors(), micro_config())
+    write_run(tmp_path / "b", make_hubert_tensors(), micro_hubert_config([5, 7]), family="hubert")
+
+    assert [read_encoder_type(tmp_path / name) for name in "ab"] == ["wav2vec2", "hubert"]
 
 
 def test_a_run_of_another_family_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from fairseq2.runtime.dependency import DependencyLookup, DependencyResolver, wi
 from typing_extensions import override
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.opening import read_encoder_config
+from eqssl_speech.models.formats.transformers_config import ModelType
+from eqssl_speech.models.opening import read_encoder_config, read_encoder_type
 from eqssl_speech.models.wav2vec2 import fit_asr_config
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.tasks.finetune.config import FinetuneConfig
@@ -53,6 +54,13 @@ class AdaptedModelConfig(_AssetConfigOverrider):
         assert self._model_config is not None
 
         return self._model_config
+
+    @property
+    def encoder_type(self) -> ModelType:
+        """What the encoder was before."""
+        pretrained = self._config.pretrained
+
+        return "wav2vec2" if pretrained is None else read_encoder_type(pretrained)
 
     @override
     def apply_overrides(

@@ -315,6 +315,7 @@ class _Wiring:
             self._tokenizer,
             sources=[(s.source.name, s.source.language) for s in self._sources.sources],
             sample_rate=config.dataset.sample_rate,
+            encoder_type=self._context.resolver.resolve(AdaptedModelConfig).encoder_type,
         )
 
         log.info(

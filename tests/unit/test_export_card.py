@@ -1,0 +1,308 @@
+"""Model cards: their numbers are those of the run, and the code in them works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from random_encoders import make_tensors, randomize
+from recipe_runs import SAMPLE
+from ruamel.yaml import YAML
+from written_runs import write_run
+
+from eqssl_speech.error import InputError
+from eqssl_speech.export import TARGETS, Target
+from eqssl_speech.export.card import read_evaluation
+from eqssl_speech.export.job import export_model
+from eqssl_speech.export.loading import load_export_source
+from eqssl_speech.export.parity import read_recordings
+from eqssl_speech.models.formats.transformers_config import ModelType
+from eqssl_speech.models.opening import make_model
+from eqssl_speech.models.wav2vec2.asr import fit_asr_config, micro_asr_config
+from eqssl_speech.models.wav2vec2.config import micro_config
+from eqssl_speech.tasks.recognizer import save_recognizer
+from eqssl_speech.text.languages import make_rules
+from eqssl_speech.text.tokenizer import CtcTokenizer
+from eqssl_speech.text.tokenizer_info import TrainedSource
+from eqssl_speech.text.training import train_tokenizer
+
+LICENCES = {"cs-fillets": "GPL-2+", "ru-festvox": "BSD-like | festvox"}
+
+EVALUATION = {
+    "corpus": "/somewhere/corpora/fleurs",
+    "split": "test",
+    "decoding": "greedy",
+    "languages": {
+        "ru": {
+            "utterances": 41,
+            "audio_s": 90.0,
+            "cer": {"value": 0.123456, "low": 0.1, "high": 0.15},
+            "wer": {"value": 0.5, "low": None, "high": None},
+        }
+    },
+}
+
+
+def write_yaml(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    YAML(typ="safe", pure=True).dump(content, file)
+
+
+def write_lines(file: Path, *rows: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_facts(run: Path, *, is_finetuning: bool, **settings: Any) -> None:
+    """Write what a run says besides its model: 500 of 1,000 updates."""
+    config = {
+        "dataset": {"audio_seconds_per_update": 48.0},
+        "optimizer": {"name": "adamw", "config": {"lr": 0.0015}},
+        "lr_scheduler": {"name": "polynomial_decay"},
+        "regime": {"num_steps": 1000},
+        "common": {"seed": 7},
+        "trainer": {"mixed_precision": {"mode": "off"}},
+    }
+    write_yaml(run / "config.yaml", config | settings)
+
+    rows = [
+        {
+            "name": name,
+            "language": name[:2],
+            "domain": "reading",
+            "licence": licence,
+            "hours": 1.25,
+            "utterances": 321,
+            "num_bad": 0,
+            "share": 0.5,
+            "expected_passes": 9.5,
+        }
+        for name, licence in LICENCES.items()
+    ]
+    (run / "sources.json").write_text(json.dumps(rows))
+
+    write_lines(
+        run / "metrics" / "train.jsonl",
+        {"Step": 400, "total_audio_seconds": 3600.0},
+        {"Step": 500, "total_audio_seconds": 7200.0},
+        {"Step": 600, "total_audio_seconds": 9999.0},
+    )
+
+    for nr, name in enumerate(["valid", *(f"valid/{name}" for name in LICENCES)]):
+        if is_finetuning:
+            row = {"ctc_loss": 1.5 + nr / 8, "macro_cer" if nr == 0 else "cer": 31.0 + nr}
+        else:
+            row = {"plain_loss": 4.5 + nr / 8, "adapted_loss": 4.25 + nr / 8}
+
+        # Of these the checkpoint is between.
+        write_lines(
+            run / "metrics" / f"{name}.jsonl",
+            {"Step": 450, **row},
+            {"Step": 600, **{key: value + 1.0 for key, value in row.items()}},
+        )
+
+
+def make_pretraining(run: Path, **settings: Any) -> Path:
+    equilibrium = {
+        "num_inner_steps": 2,
+        "inner_lr": 0.04,
+        "outer_weights": "uniform",
+        "order": "first",
+    }
+    write_run(run, make_tensors(), micro_config())
+    write_facts(run, is_finetuning=False, **({"equilibrium": equilibrium} | settings))
+
+    return run
+
+
+def make_tokenizer() -> CtcTokenizer:
+    lines = ["съешь ещё этих мягких булок"] * 4
+
+    return train_tokenizer({TrainedSource("ru", "ru", 4): lines}, {"ru": make_rules("ru")})
+
+
+def make_finetuning(run: Path, encoder_type: ModelType = "wav2vec2", **settings: Any) -> Path:
+    tokenizer = make_tokenizer()
+    config = fit_asr_config(micro_asr_config(), micro_config().encoder_config, tokenizer.vocab_size)
+    tensors = randomize(dict(make_model("wav2vec2_asr", config).state_dict()), seed=3)
+    write_run(run, tensors, config, family="wav2vec2_asr")
+    save_recognizer(
+        run, tokenizer, sources=[("ru", "ru")], sample_rate=16_000, encoder_type=encoder_type
+    )
+    write_facts(run, is_finetuning=True, **settings)
+
+    return run
+
+
+def export_card(
+    run: Path, out: Path, target: Target = "hf", **kwargs: Any
+) -> tuple[dict[str, Any], str]:
+    """Export a run, and return the metadata and the text of its card."""
+    export_model(load_export_source(run), target, out, read_recordings(None, 16_000)[:1], **kwargs)
+
+    _, metadata, text = (out / "README.md").read_text().split("---\n", 2)
+
+    return dict(YAML(typ="safe", pure=True).load(metadata)), text
+
+
+def test_a_card_has_the_numbers_of_the_run(tmp_path: Path) -> None:
+    run = make_pretraining(tmp_path / "first", pretrained="/home/me/models/xls-r-300m")
+
+    metadata, text = export_card(run, tmp_path / "my-model")
+
+    assert metadata["language"] == ["cs", "ru"]
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "feature-extraction"
+    assert "wav2vec2" in metadata["tags"]
+
+    assert text.startswith("\n# my-model\n")
+    assert "of step 500 of the run `first`" in text
+    assert "2 gradient step(s) of size 0.04" in text
+    assert (
+        "500 of 1000 updates, 2.00 hours of audio with repeats; an update has at most 48 s" in text
+    )
+    assert "`adamw`, learning rate 0.0015, schedule `polynomial_decay`, seed 7" in text
+    assert "It started from `xls-r-300m`." in text
+    assert "/home" not in text
+
+    # The run has gone half-way through what it was to go through.
+    assert (
+        "| ru-festvox | ru | reading | 1.25 | 321 | 50.0 % | 4.75 | BSD-like \\| festvox |" in text
+    )
+
+    # The last validation before the checkpoint.
+    assert "step 450:" in text
+    assert "| cs-fillets | 4.625 | 4.375 |" in text
+    assert "| ru-festvox | 4.750 | 4.500 |" in text
+    assert "| macro average | 4.500 | 4.250 |" in text
+
+    assert "- GPL-2+: cs-fillets\n" in text
+    assert re.search(r"\| alone \| [0-9.]+ \| [0-9.]+e[+-][0-9]+ \|", text)
+
+
+def test_a_conventional_run_is_said_to_be_one(tmp_path: Path) -> None:
+    _, text = export_card(make_pretraining(tmp_path / "run", equilibrium=None), tmp_path / "out")
+
+    assert "Conventional training" in text
+    assert "started from random weights" in text
+    assert "Equilibrium" not in text
+
+
+def test_the_method_may_be_a_component_around_the_optimizer(tmp_path: Path) -> None:
+    config = {"num_inner_steps": 3, "inner_lr": 0.5, "outer_weights": "last", "order": "first"}
+    optimizer = {"name": "equilibrium", "config": config}
+
+    run = make_pretraining(tmp_path / "run", equilibrium=None, optimizer=optimizer)
+
+    assert "3 gradient step(s) of size 0.5" in export_card(run, tmp_path / "out")[1]
+
+
+def test_the_card_of_a_recogniser_tells_of_its_pre_training_and_evaluations(tmp_path: Path) -> None:
+    first = make_pretraining(tmp_path / "first")
+    run = make_finetuning(
+        tmp_path / "second", pretrained=str(first), weighting={"method": "ctc_dro"}
+    )
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(EVALUATION))
+
+    metadata, text = export_card(
+        run, tmp_path / "out", evaluations=[read_evaluation(tmp_path / "evaluation")]
+    )
+
+    assert metadata["pipeline_tag"] == "automatic-speech-recognition"
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "fleurs (ru)", "type": "fleurs", "split": "test"}
+    assert {m["type"]: m["value"] for m in result["metrics"]} == {"cer": 12.35, "wer": 50.0}
+
+    assert "weighted by `ctc_dro`" in text
+    assert "It started from step 500 of `first` (below)." in text
+    assert text.index("## Fine-tuning: `second`") < text.index(
+        "## Pre-training (wav2vec 2.0): `first`"
+    )
+    assert "| ru-festvox | 33.0 | 1.750 |" in text
+    assert "| macro average | 31.0 | 1.500 |" in text
+    assert "| ru | 41 | 1.5 | 12.3 (10.0 to 15.0) | 50.0 |" in text
+    assert "/somewhere" not in text
+
+
+def test_a_recogniser_from_a_hubert_is_called_so(tmp_path: Path) -> None:
+    run = make_finetuning(tmp_path / "run", encoder_type="hubert")
+
+    metadata, text = export_card(run, tmp_path / "out")
+
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
+        "HubertForCTC"
+    ]
+    assert "hubert" in metadata["tags"]
+    assert "A HuBERT speech recogniser (CTC)" in text
+
+
+def test_without_its_run_a_model_has_a_card_too(tmp_path: Path) -> None:
+    run = make_pretraining(tmp_path / "run")
+    export_card(run, tmp_path / "first")
+
+    metadata, text = export_card(tmp_path / "first", tmp_path / "second")
+
+    assert "language" not in metadata
+    assert "It was converted from first;" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"corpus": 1}'])
+def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+
+    with pytest.raises(InputError, match=r"summary\.json: cannot be read as an evaluation"):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "is_recognizer",
+    [
+        pytest.param(False, marks=pytest.mark.slow, id="encoder"),
+        pytest.param(True, id="recogniser"),
+    ],
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_code_in_a_card_runs(tmp_path: Path, target: Target, is_recognizer: bool) -> None:
+    run = (make_finetuning if is_recognizer else make_pretraining)(tmp_path / "run")
+    directory = tmp_path / "here"
+    directory.mkdir()
+
+    _, text = export_card(run, directory / "mine", target)
+
+    recording = next(SAMPLE.rglob("*.flac"), None) or next(SAMPLE.rglob("*.ogg"))
+    waveform, sample_rate = soundfile.read(recording, dtype="float32")
+    assert (sample_rate, waveform.ndim) == (16_000, 1)
+    soundfile.write(directory / "speech.flac", np.asarray(waveform), sample_rate)
+
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == (2 if target == "onnx" and is_recognizer else 1)
+
+    # Makes libsndfile findable on machines that have none.
+    program = "\n".join(["import eqssl_speech", *snippets])
+
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=directory,
+        env={
+            "FAIRSEQ2_ASSET_DIR": str(directory),
+            "PATH": "",
+            "HF_HUB_OFFLINE": "1",
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert output.returncode == 0, output.stderr
