@@ -12,41 +12,31 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq2.checkpoint import StandardModelMetadataDumper
-from fairseq2.file_system import NativeLocalFileSystem
 from fairseq2.models.wav2vec2 import Wav2Vec2Config, create_wav2vec2_model
-from fairseq2.utils.structured import StandardValueConverter
-from fairseq2.utils.yaml import RuamelYamlDumper
 from torch import Tensor
+from written_runs import write_run
 
 from eqssl_speech import cli
 from eqssl_speech.models.wav2vec2 import prepare_model
 from eqssl_speech.models.wav2vec2.config import micro_config
 
 
-def write_run(
+def make_run(
     run: Path,
     config: Wav2Vec2Config | None = None,
     *,
     seed: int = 1,
-    family: str = "wav2vec2",
     change: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Write a run of pre-training that has made no step, as the host does; return its tensors."""
+    """Write a run of pre-training that has made no step; return its tensors."""
     config = config or micro_config()
-
-    files = NativeLocalFileSystem()
-    dumper = StandardModelMetadataDumper(files, RuamelYamlDumper(files), StandardValueConverter())
-    dumper.dump(run / "checkpoints", family, config)
 
     torch.manual_seed(seed)
     tensors = prepare_model(create_wav2vec2_model(config)).state_dict()
     if change is not None:
         change(tensors)
 
-    file = run / "checkpoints" / "step_5" / "model" / "pp_00" / "tp_00" / "sdp_00.pt"
-    file.parent.mkdir(parents=True)
-    torch.save(tensors, file)
+    write_run(run, tensors, config, step_nr=5)
 
     return tensors
 

@@ -13,13 +13,17 @@ from torch import Tensor
 
 
 def write_run(
-    run: Path, tensors: dict[str, Tensor], config: object, family: str = "wav2vec2"
+    run: Path,
+    tensors: dict[str, Tensor],
+    config: object,
+    family: str = "wav2vec2",
+    step_nr: int = 500,
 ) -> None:
-    """Write a run with one checkpoint, of step 500."""
+    """Write a run with one checkpoint."""
     files = NativeLocalFileSystem()
     dumper = StandardModelMetadataDumper(files, RuamelYamlDumper(files), StandardValueConverter())
     dumper.dump(run / "checkpoints", family, config)
 
-    file = run / "checkpoints" / "step_500" / "model" / "pp_00" / "tp_00" / "sdp_00.pt"
+    file = run / "checkpoints" / f"step_{step_nr}" / "model" / "pp_00" / "tp_00" / "sdp_00.pt"
     file.parent.mkdir(parents=True)
     torch.save(tensors, file)

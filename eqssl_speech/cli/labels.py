@@ -86,9 +86,9 @@ def _add_features(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--checkpoint",
-        metavar="PATH",
-        type=Path,
-        help="model: directory of a run or of a step, or file of tensors with a model.yaml beside it",
+        metavar="MODEL",
+        help="run or step of ours, directory of Hugging Face transformers, file of fairseq, fairseq2 or torchaudio, or "
+        "name of a fairseq2 asset",
     )
     group.add_argument(
         "--layer",

@@ -1,4 +1,4 @@
-"""The output of a layer of a model of ours, of whichever family: all have the same encoder under the same names."""
+"""The output of a layer of a model, of whichever family: all have the same encoder under the same names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from typing import Any, Final, final
 import torch
 from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
 from fairseq2.nn import BatchLayout
-from fairseq2.utils.structured import StandardValueConverter, StructureError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from torch import Tensor
 from torch.nn import ModuleDict
 from torch.nn.functional import layer_norm
@@ -25,12 +22,10 @@ from typing_extensions import override
 from eqssl_speech.error import InputError
 from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, ReadPart
 from eqssl_speech.labels.settings import FEATURE_WINDOW, SAMPLE_RATE, FeatureStamp, count_frames
-from eqssl_speech.models.checkpoint import find_checkpoint, read_run_tensors, read_tensor_file
+from eqssl_speech.models.opening import open_checkpoint
 from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.asr import REGULARIZATION
 from eqssl_speech.text.frames import FRAME_STRIDE
-
-_FAMILIES: Final = ("wav2vec2", "wav2vec2_asr", "hubert")
 
 _PARTS: Final = ("encoder_frontend.", "encoder.")
 
@@ -42,8 +37,8 @@ _WINDOW_S: Final = 100
 class EncoderCheckpoint:
     """The encoder of a checkpoint."""
 
-    path: Path
-    """What was given."""
+    source: str
+    """Where it comes from, in words."""
 
     family: str
 
@@ -68,92 +63,31 @@ class EncoderCheckpoint:
         return digest.hexdigest()
 
 
-def read_encoder(path: Path, step: int | None = None) -> EncoderCheckpoint:
-    """Read the encoder of a checkpoint.
+def read_encoder(spec: str | Path, step: int | None = None) -> EncoderCheckpoint:
+    """Read the encoder of a model of whatever origin.
 
-    :param path: The output directory of a run, or a step of it; or a file of tensors with the run's ``model.yaml``
-        beside it.
+    :param spec: As for :func:`~eqssl_speech.models.opening.open_checkpoint`.
     :param step: The step of a run; by default that of the best score, or the last where none has one.
-    :raises InputError: If there is no such checkpoint, it cannot be read, or a step is given of what is no run.
+    :raises InputError: If there is no such checkpoint, it cannot be read, a step is given of what is no run, or its
+        frames are not those of labels.
     """
-    if not path.exists():
-        raise InputError(
-            f"{path}: there is no such checkpoint; correct the path of `--checkpoint`, or train the model first."
-        )
-
-    if path.is_dir():
-        checkpoint = find_checkpoint(path, step)
-        is_run = checkpoint.model_dir not in (path, path / "model")
-        family, config = checkpoint.family, checkpoint.config
-        where = checkpoint.model_dir.parent.parent / "model.yaml"
-    else:
-        where = path.parent / "model.yaml"
-        is_run = False
-        family, config = _read_model_yaml(where)
-
-    if step is not None and not is_run:
-        raise InputError(
-            f"{path}: is one checkpoint, of which `--step` cannot choose; leave `--step` out, or give the output "
-            "directory of the run."
-        )
-
-    if family is None or config is None:
-        raise InputError(
-            f"{path}: does not say what the model looks like, as there is no {where}; put the model.yaml of the run "
-            "there, or give the output directory of the run."
-        )
-
-    encoder_config = _parse_config(where, family, config)
-
-    tensors = read_run_tensors(checkpoint) if path.is_dir() else read_tensor_file(path)
-
-    return EncoderCheckpoint(
-        path, family, encoder_config, {n: t for n, t in tensors.items() if n.startswith(_PARTS)}
-    )
-
-
-def _read_model_yaml(file: Path) -> tuple[str | None, Mapping[str, object] | None]:
-    if not file.is_file():
-        return None, None
-
-    try:
-        content = YAML(typ="safe", pure=True).load(file)
-
-        return str(content["model_family"]), dict(content["model_config"])
-    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):
-        raise InputError(f"{file}: is damaged; copy it again from the run.") from None
-
-
-def _parse_config(where: Path, family: str, config: Mapping[str, object]) -> Wav2Vec2EncoderConfig:
-    if family not in _FAMILIES:
-        raise InputError(
-            f"{where}: is of the model family `{family}`; `--checkpoint` takes one of {', '.join(_FAMILIES)}."
-        )
-
-    try:
-        parsed = StandardValueConverter().structure(
-            config.get("encoder_config"), Wav2Vec2EncoderConfig
-        )
-    except StructureError as ex:
-        raise InputError(
-            f"{where}: the configuration of the encoder cannot be read ({ex.__cause__ or ex}); use the version of "
-            "fairseq2 that it was made with."
-        ) from None
-
-    assert isinstance(parsed, Wav2Vec2EncoderConfig)
+    checkpoint = open_checkpoint(spec, step)
+    config = checkpoint.encoder_config
 
     hop, window = 1, 1
-    for _, kernel_size, stride in parsed.feature_extractor_layer_descs:
+    for _, kernel_size, stride in config.feature_extractor_layer_descs:
         window += (kernel_size - 1) * hop
         hop *= stride
 
-    if parsed.use_fbank or (hop, window) != (FRAME_STRIDE, FEATURE_WINDOW):
+    if config.use_fbank or (hop, window) != (FRAME_STRIDE, FEATURE_WINDOW):
         raise InputError(
-            f"{where}: is of a model that does not make a frame of each {FRAME_STRIDE} samples of the waveform; labels "
-            "can be made of models with the feature extractor of wav2vec 2.0 only."
+            f"{checkpoint.source}: does not make a frame of each {FRAME_STRIDE} samples of the waveform; labels can be "
+            "made of models with the feature extractor of wav2vec 2.0 only."
         )
 
-    return parsed
+    tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith(_PARTS)}
+
+    return EncoderCheckpoint(checkpoint.source, checkpoint.family, config, tensors)
 
 
 @final
@@ -172,7 +106,7 @@ class LayerExtractor(FeatureExtractor):
         if not 1 <= layer <= config.num_encoder_layers:
             raise InputError(
                 f"`--layer` must be from 1 to {config.num_encoder_layers}, as so many layers the encoder of "
-                f"{checkpoint.path} has, but is {layer} instead."
+                f"{checkpoint.source} has, but is {layer} instead."
             )
 
         self._device = _open_device(device)
@@ -286,7 +220,7 @@ def _create_model(checkpoint: EncoderCheckpoint, layer: int) -> ModuleDict:
     missing = sorted(needed - checkpoint.tensors.keys())
     if missing:
         raise InputError(
-            f"{checkpoint.path}: has no tensor `{missing[0]}`, which its model.yaml promises; copy the checkpoint "
+            f"{checkpoint.source}: has no tensor `{missing[0]}`, which such a model has; copy the checkpoint "
             "again, or take another with `--step`."
         )
 
@@ -294,8 +228,8 @@ def _create_model(checkpoint: EncoderCheckpoint, layer: int) -> ModuleDict:
         model.load_state_dict({name: checkpoint.tensors[name] for name in needed})
     except RuntimeError as ex:
         raise InputError(
-            f"{checkpoint.path}: does not fit its model.yaml ({ex}); copy the checkpoint again, or take another with "
-            "`--step`."
+            f"{checkpoint.source}: does not fit its configuration ({ex}); copy the checkpoint again, or take "
+            "another with `--step`."
         ) from None
 
     return model

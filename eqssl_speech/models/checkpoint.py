@@ -23,6 +23,9 @@ from eqssl_speech.models.checksums import find_damage
 TENSOR_FILE_SUFFIXES: Final = (".pt", ".pth", ".bin", ".safetensors")
 """The kinds of files that tensors are read from."""
 
+MODEL_FILE: Final = "model.yaml"
+"""What the host writes of a model beside its checkpoints."""
+
 _WRAPPING_KEYS: Final = ("model", "state_dict", "model_state_dict")
 
 _PLAIN_GLOBALS: Final = ("argparse.Namespace", "typing.Any")
@@ -88,6 +91,14 @@ def find_checkpoint(path: Path, step: int | None = None) -> RunCheckpoint:
         )
 
     return _describe(steps[step])
+
+
+def holds_steps(path: Path) -> bool:
+    """Whether there are checkpoints in a directory, of which a step can be chosen.
+
+    :param path: As for :func:`find_checkpoint`.
+    """
+    return (path / "checkpoints").is_dir() or any(path.glob("step_*"))
 
 
 def read_run_tensors(checkpoint: RunCheckpoint) -> dict[str, Tensor]:
@@ -252,16 +263,24 @@ def _describe(model_dir: Path) -> RunCheckpoint:
 
     step_nr = int(step_name[5:]) if re.fullmatch("step_[0-9]+", step_name) else None
 
-    file = model_dir.parent.parent / "model.yaml"
+    return RunCheckpoint(model_dir, step_nr, *read_model_yaml(model_dir.parent.parent))
+
+
+def read_model_yaml(directory: Path) -> tuple[str, Mapping[str, object]] | tuple[None, None]:
+    """Read what the host writes of a model beside its checkpoints: its family and its configuration.
+
+    :param directory: The directory of ``model.yaml``.
+    :returns: Nothing if there is no such file.
+    :raises InputError: If it cannot be read.
+    """
+    file = directory / MODEL_FILE
     if not file.is_file():
-        return RunCheckpoint(model_dir, step_nr, None, None)
+        return None, None
 
     try:
         metadata = YAML(typ="safe", pure=True).load(file)
 
-        return RunCheckpoint(
-            model_dir, step_nr, metadata["model_family"], dict(metadata["model_config"])
-        )
+        return str(metadata["model_family"]), dict(metadata["model_config"])
     except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{file}: is damaged, and says what the model looks like; copy it again from the run."

@@ -21,11 +21,14 @@ from torch.nn import Module
 from eqssl_speech.error import InputError
 from eqssl_speech.models.assets import find_card, open_asset, read_asset_config
 from eqssl_speech.models.checkpoint import (
+    MODEL_FILE,
     TENSOR_FILE_SUFFIXES,
     RunCheckpoint,
     find_checkpoint,
+    holds_steps,
     load_content,
     pick_tensors,
+    read_model_yaml,
     read_run_tensors,
 )
 from eqssl_speech.models.formats.fairseq import find_setting
@@ -68,15 +71,19 @@ def open_checkpoint(spec: str | Path, step: int | None = None) -> SpeechCheckpoi
 
     :param spec: The output directory of `eqssl pretrain` or `eqssl finetune` (of whose steps the one of the best score
         is taken, or the last), or one of its ``step_N`` directories; a directory of Hugging Face transformers; a
-        ``.pt`` or ``.safetensors`` file of tensors, of fairseq, fairseq2, transformers or torchaudio; or the name of a
-        fairseq2 asset of the family ``wav2vec2``, ``wav2vec2_asr`` or ``hubert``, which is downloaded.
+        ``.pt`` or ``.safetensors`` file of tensors, of fairseq, fairseq2, transformers or torchaudio, described by a
+        run's ``model.yaml`` if there is one beside it; or the name of a fairseq2 asset of the family ``wav2vec2``,
+        ``wav2vec2_asr`` or ``hubert``, which is downloaded.
     :param step: The step of a run.
     :raises InputError: If there is no such checkpoint, it cannot be read, or it is not of such a model.
     """
     path = find_path(spec)
 
-    if step is not None and (path is None or not (path / "checkpoints").is_dir()):
-        raise InputError(f"{spec}: is no run, of which `--step` could choose one; leave it out.")
+    if step is not None and (path is None or not holds_steps(path)):
+        raise InputError(
+            f"{spec}: is one checkpoint, of which `--step` cannot choose; leave `--step` out, or give the output "
+            "directory of the run."
+        )
 
     if path is None:
         return open_asset(find_card(str(spec)))
@@ -106,8 +113,10 @@ def read_encoder_config(spec: str | Path) -> Wav2Vec2EncoderConfig | None:
 
     if path.is_dir():
         checkpoint = find_checkpoint(path)
-        if checkpoint.config is not None:
-            return _parse_run(checkpoint)[1].encoder_config
+        if checkpoint.family is not None and checkpoint.config is not None:
+            where = checkpoint.model_dir.parent.parent
+
+            return _parse_model(where, checkpoint.family, checkpoint.config)[1].encoder_config
 
     try:
         return open_checkpoint(spec).encoder_config
@@ -191,10 +200,12 @@ def _open_run(path: Path, step: int | None) -> SpeechCheckpoint:
     is_whole_run = checkpoint.step_nr is not None and checkpoint.model_dir.parent.name != path.name
     source = f"{path}, step {checkpoint.step_nr}" if is_whole_run else str(path)
 
-    if checkpoint.config is None:
+    if checkpoint.family is None or checkpoint.config is None:
         return _open_tensors(source, path, read_run_tensors(checkpoint), {})
 
-    family, config = _parse_run(checkpoint)
+    family, config = _parse_model(
+        checkpoint.model_dir.parent.parent, checkpoint.family, checkpoint.config
+    )
 
     return SpeechCheckpoint(
         source,
@@ -217,15 +228,18 @@ def _find_encoder_type(checkpoint: RunCheckpoint) -> ModelType:
     return "hubert" if checkpoint.family == "hubert" else "wav2vec2"
 
 
-def _parse_run(checkpoint: RunCheckpoint) -> tuple[Family, AnyConfig]:
-    where = checkpoint.model_dir.parent.parent / "model.yaml"
+def _parse_model(
+    directory: Path, name: str, content: Mapping[str, object]
+) -> tuple[Family, AnyConfig]:
+    """Parse what ``model.yaml`` in a directory says."""
+    where = directory / MODEL_FILE
 
     for family, kls in FAMILY_CONFIGS.items():
-        if family != checkpoint.family:
+        if family != name:
             continue
 
         try:
-            return family, StandardValueConverter().structure(checkpoint.config, kls)
+            return family, StandardValueConverter().structure(content, kls)
         except StructureError as ex:
             cause: BaseException = ex
             while cause.__cause__ is not None:
@@ -237,14 +251,22 @@ def _parse_run(checkpoint: RunCheckpoint) -> tuple[Family, AnyConfig]:
             ) from None
 
     raise InputError(
-        f"{where}: is of the model family `{checkpoint.family}`; only runs of {_FAMILIES} can be read."
+        f"{where}: is of the model family `{name}`; only models of {_FAMILIES} can be read."
     )
 
 
 def _open_file(path: Path) -> SpeechCheckpoint:
     content = load_content(path)
+    tensors = pick_tensors(path, content)
 
-    return _open_tensors(str(path), path, pick_tensors(path, content), content)
+    # The host's own, taken out of a run with what is beside it.
+    name, config = read_model_yaml(path.parent)
+    if name is not None and config is not None:
+        family, parsed = _parse_model(path.parent, name, config)
+
+        return SpeechCheckpoint(str(path), family, parsed, tensors, None, path)
+
+    return _open_tensors(str(path), path, tensors, content)
 
 
 def _open_tensors(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from label_runs import read_tree, write_run
+from label_runs import make_run, read_tree
 
 LABELS = ["-m", "eqssl_speech", "labels"]
 
@@ -30,7 +30,7 @@ def test_two_processes_give_the_bytes_of_one(
 
     args: list[object] = []
     if features == "layer":
-        write_run(tmp_path / "run")
+        make_run(tmp_path / "run")
         args = ["--checkpoint", tmp_path / "run", "--layer", 2, "--device", "cpu"]
 
     one = run([sys.executable], corpus, tmp_path / "one", *args)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from label_runs import make_labels, read_km, read_tree, require_refusal, write_run
+from label_runs import make_labels, make_run, read_km, read_tree, require_refusal
 from numpy.typing import NDArray
 
 from eqssl_speech import cli
@@ -70,7 +70,7 @@ def test_the_files_are_those_of_fairseq(
 
 
 def test_labels_do_not_depend_on_the_number_of_threads(tmp_path: Path, corpus: Path) -> None:
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
 
     for name, args in (("mfcc", []), ("layer", ["--checkpoint", tmp_path / "run", "--layer", 2])):
         for jobs in (1, 3):
@@ -122,7 +122,7 @@ def test_long_recordings_are_labelled_in_windows(
     length = write_audio(corpus / "en" / "audio" / "long.wav", noise)
     with (corpus / "en" / "valid.tsv").open("a") as stream:
         stream.write(f"audio/long.wav\t{length}\n")
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
 
     for name, args, hop in (("mfcc", [], 160), ("layer", ["--layer", 1], 320)):
         model = ["--checkpoint", tmp_path / "run"] if args else []

@@ -12,15 +12,21 @@ import torch
 from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import Wav2Vec2Config, create_wav2vec2_model
 from fairseq2.nn import BatchLayout
-from label_runs import with_encoder, write_run
+from label_runs import make_run, with_encoder
 from numpy.typing import NDArray
+from random_encoders import make_tensors
 from torch import Tensor
 from torch.nn.functional import layer_norm
+from written_runs import write_run
 
 from eqssl_speech.error import InputError
+from eqssl_speech.export.loading import load_export_source
+from eqssl_speech.export.transformers_target import write_transformers
 from eqssl_speech.labels.features import FeatureExtractor, FrameWindow, MfccExtractor, plan_windows
 from eqssl_speech.labels.layers import LayerExtractor, read_encoder
 from eqssl_speech.labels.settings import MFCC, FeatureStamp, count_frames
+from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
+from eqssl_speech.models.wav2vec2.asr import fit_asr_config, micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
 from eqssl_speech.text.frames import FRAME_STRIDE, num_frames
 
@@ -144,7 +150,7 @@ def test_a_layer_is_the_output_before_the_last_norm(
     config = with_encoder(
         norm_order=norm_order, feature_extractor_layer_norm_convs=layer_norm_convs, dropout_p=0.1
     )
-    tensors = write_run(tmp_path / "run", config)
+    tensors = make_run(tmp_path / "run", config)
     checkpoint = read_encoder(tmp_path / "run")
 
     waveform = torch.from_numpy(speech)
@@ -166,7 +172,7 @@ def test_a_layer_is_the_output_before_the_last_norm(
 def test_windows_of_a_layer_hear_the_samples_of_their_frames(
     tmp_path: Path, speech: Waveform
 ) -> None:
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
     extractor = LayerExtractor(read_encoder(tmp_path / "run"), 1)
 
     window = FrameWindow(20, 60)
@@ -176,19 +182,26 @@ def test_windows_of_a_layer_hear_the_samples_of_their_frames(
 
 
 def test_windows_are_no_longer_than_a_model_can_place(tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    write_run(tmp_path / "b", with_encoder(pos_encoder_type="rotary", max_seq_len=700))
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", with_encoder(pos_encoder_type="rotary", max_seq_len=700))
 
     assert LayerExtractor(read_encoder(tmp_path / "a"), 1).max_num_frames == 5000
     assert LayerExtractor(read_encoder(tmp_path / "b"), 1).max_num_frames == 700
     assert MfccExtractor().max_num_frames == 10_000
 
 
-def test_families_share_the_encoder_and_its_names(tmp_path: Path, speech: Waveform) -> None:
-    frames = {}
+CONFIGS = {
+    "wav2vec2": micro_config(),
+    "hubert": micro_hubert_config([5]),
+    "wav2vec2_asr": fit_asr_config(micro_asr_config(), micro_config().encoder_config, 8),
+}
 
-    for family in ("wav2vec2", "hubert", "wav2vec2_asr"):
-        write_run(tmp_path / family, family=family)
+
+def test_families_share_the_encoder_and_its_names(tmp_path: Path, speech: Waveform) -> None:
+    tensors, frames = make_tensors(), {}
+
+    for family in CONFIGS:
+        write_run(tmp_path / family, tensors, CONFIGS[family], family)
         extractor = LayerExtractor(read_encoder(tmp_path / family), 2)
 
         assert extractor.stamp.family == family
@@ -210,7 +223,7 @@ def test_the_digest_tells_what_is_computed_and_not_how_it_was_stored(tmp_path: P
         tensors["final_proj.bias"] += 1.0
 
     def digest(name: str, config: Wav2Vec2Config | None = None, **more: object) -> str:
-        write_run(tmp_path / name, config, **more)  # type: ignore[arg-type]
+        make_run(tmp_path / name, config, **more)  # type: ignore[arg-type]
 
         return read_encoder(tmp_path / name).digest
 
@@ -234,32 +247,29 @@ def test_the_digest_tells_what_is_computed_and_not_how_it_was_stored(tmp_path: P
 
 def test_checkpoints_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    write_run(run)
+    make_run(run)
 
     def assert_refused(path: Path, message: str) -> None:
         with pytest.raises(InputError, match=message):
             read_encoder(path)
 
-    assert_refused(tmp_path / "none", "none: there is no such checkpoint; correct the path of `--c")
+    assert_refused(tmp_path / "none", "none: there is no such checkpoint; correct the path")
 
     yaml = run / "checkpoints" / "model.yaml"
     content = yaml.read_text()
 
     yaml.write_text(content.replace("model_family: wav2vec2", "model_family: llama"))
-    assert_refused(run, "model.yaml: is of the model family `llama`; `--checkpoint` takes one of w")
+    assert_refused(run, "model.yaml: is of the model family `llama`; only models of wav2vec2 or")
 
     yaml.write_text(content.replace("model_dim: 48", "model_dim: many"))
-    assert_refused(run, "model.yaml: the configuration of the encoder cannot be read")
+    assert_refused(run, "model.yaml: the configuration of the model cannot be read")
 
     yaml.write_text(content.replace("use_fbank: false", "use_fbank: true"))
-    assert_refused(run, "model.yaml: is of a model that does not make a frame of each 320 samples")
-
-    yaml.unlink()
-    assert_refused(run, "run: does not say what the model looks like, as there is no .*model.yaml")
+    assert_refused(run, "run, step 5: does not make a frame of each 320 samples")
 
 
 def test_a_step_of_what_is_one_checkpoint_is_refused(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     step = checkpoints / "step_5"
 
@@ -281,7 +291,7 @@ def test_a_step_of_what_is_one_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_layers_and_tensors_that_are_not_there_are_refused(
     tmp_path: Path, speech: Waveform
 ) -> None:
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
     checkpoint = read_encoder(tmp_path / "run")
 
     with pytest.raises(InputError, match=r"`--layer` must be from 1 to 2, .* but is 3 instead"):
@@ -292,11 +302,11 @@ def test_layers_and_tensors_that_are_not_there_are_refused(
 
     name = "encoder.layers.0.ffn.inner_proj.bias"
     fewer = {n: t for n, t in checkpoint.tensors.items() if n != name}
-    with pytest.raises(InputError, match=f"run: has no tensor `{name}`, which its model.yaml"):
+    with pytest.raises(InputError, match=f"run, step 5: has no tensor `{name}`, which such a"):
         LayerExtractor(replace(checkpoint, tensors=fewer), 1)
 
     shorter = {**checkpoint.tensors, name: checkpoint.tensors[name][:-1]}
-    with pytest.raises(InputError, match=r"run: does not fit its model\.yaml"):
+    with pytest.raises(InputError, match="run, step 5: does not fit its configuration"):
         LayerExtractor(replace(checkpoint, tensors=shorter), 1)
 
     broken = {**checkpoint.tensors, name: torch.full_like(checkpoint.tensors[name], torch.nan)}
@@ -305,8 +315,30 @@ def test_layers_and_tensors_that_are_not_there_are_refused(
         extract(extractor, speech)
 
 
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert"])
+def test_a_directory_of_transformers_gives_the_frames_of_the_run(
+    tmp_path: Path, speech: Waveform, family: str
+) -> None:
+    write_run(tmp_path / "run", make_tensors(), CONFIGS["wav2vec2"])
+    (tmp_path / "hf").mkdir()
+    write_transformers(tmp_path / "hf", load_export_source(tmp_path / "run"))
+
+    # Their encoders have the same names and numbers.
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(
+        config.read_text().replace('"model_type": "wav2vec2"', f'"model_type": "{family}"')
+    )
+
+    ours, theirs = (read_encoder(tmp_path / name) for name in ("run", "hf"))
+
+    assert theirs.family == family
+    assert torch.equal(
+        extract(LayerExtractor(ours, 2), speech), extract(LayerExtractor(theirs, 2), speech)
+    )
+
+
 def test_the_deepest_layer_needs_no_deeper_ones(tmp_path: Path, speech: Waveform) -> None:
-    write_run(tmp_path / "run", micro_config())
+    make_run(tmp_path / "run", micro_config())
     checkpoint = read_encoder(tmp_path / "run")
 
     first = {n: t for n, t in checkpoint.tensors.items() if not n.startswith("encoder.layers.1.")}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from label_runs import edit_stamp, make_labels, read_tree, require_refusal, write_run
+from label_runs import edit_stamp, make_labels, make_run, read_tree, require_refusal
 
 from eqssl_speech.data.manifest import read_manifest
 from eqssl_speech.labels.settings import MFCC, count_frames
@@ -31,8 +31,8 @@ def test_other_settings_than_those_of_the_labels_are_refused(
     tmp_path: Path, corpus: Path, refuse: Callable[..., None]
 ) -> None:
     out = tmp_path / "labels"
-    write_run(tmp_path / "run")
-    write_run(tmp_path / "other", seed=2)
+    make_run(tmp_path / "run")
+    make_run(tmp_path / "other", seed=2)
     model = ["--checkpoint", tmp_path / "run"]
     assert make_labels(corpus, out, *model, "--layer", 1) == 0
     tree = read_tree(out)
@@ -85,7 +85,7 @@ def test_what_cannot_be_labelled_is_refused_before_anything_is_written(
     tmp_path: Path, corpus: Path, refuse: Callable[..., None]
 ) -> None:
     out = tmp_path / "out"
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
     model = ["--checkpoint", tmp_path / "run"]
 
     refuse(
@@ -241,7 +241,7 @@ def test_codebooks_that_cannot_be_used_are_refused(
         assert make_labels(corpus, tmp_path / name, *args) == 0
 
     out = tmp_path / "out"
-    write_run(tmp_path / "run")
+    make_run(tmp_path / "run")
     model = ["--checkpoint", tmp_path / "run", "--layer", 1]
 
     refuse(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_runs import edit_stamp, forge, make_labels, read_km, write_run
+from label_runs import edit_stamp, forge, make_labels, make_run, read_km
 
 from eqssl_speech.data.corpus import load_corpus
 from eqssl_speech.data.manifest import ManifestEntry, read_manifest, write_manifest
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Pa
 
         corpus = make_corpus(directory / "corpus", num_train=5, num_valid=2, slices=True)
         (corpus / "de" / "audio" / "train-001.flac").write_bytes(b"nothing")
-        write_run(directory / "run")
+        make_run(directory / "run")
 
         assert make_labels(corpus, directory / "mfcc") == 0
         model = ["--checkpoint", directory / "run", "--layer", 1, "--clusters", 6]

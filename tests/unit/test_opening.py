@@ -292,7 +292,7 @@ def test_what_transformers_cannot_compute_is_refused() -> None:
 def test_a_run_may_be_named_by_its_step_only_if_it_is_one(tmp_path: Path) -> None:
     torch.save(create_wav2vec2_model(micro_config()).state_dict(), tmp_path / "a.pt")
 
-    with pytest.raises(InputError, match="is no run, of which `--step` could choose one"):
+    with pytest.raises(InputError, match="is one checkpoint, of which `--step` cannot"):
         open_checkpoint(tmp_path / "a.pt", step=3)
 
 
