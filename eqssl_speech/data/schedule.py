@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, final
 
 import numpy as np
@@ -11,6 +11,33 @@ import numpy.typing as npt
 
 _MIN_BLOCK_NUM_DRAWS: Final = 12
 _GOLDEN_RATIO: Final = (5**0.5 - 1) / 2
+
+
+def share_out(
+    durations_s: Sequence[float],
+    alpha: float,
+    rehearsed: Collection[int] = (),
+    rehearsal_share: float = 0.0,
+) -> npt.NDArray[np.float64]:
+    """Divide draws among sources by ``p_i ~ n_i^alpha``, a set share of them among those that are rehearsed.
+
+    :param durations_s: The seconds of audio of each source, greater than 0.
+    :param alpha: 1 draws in proportion to the audio of a source, 0 draws all alike. *Range:* [0, 1].
+    :param rehearsed: The indices of the sources that are rehearsed: none, or some and not all.
+    :param rehearsal_share: The share of draws that they get together. *Range:* (0, 1).
+    :returns: The share of each; they add up to 1.
+    """
+    weights = np.asarray(durations_s, dtype=np.float64) ** alpha
+
+    if rehearsed:
+        old = np.isin(np.arange(len(weights)), list(rehearsed))
+
+        weights[old] *= rehearsal_share / weights[old].sum()
+        weights[~old] *= (1.0 - rehearsal_share) / weights[~old].sum()
+
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+
+    return shares
 
 
 @final
@@ -24,22 +51,29 @@ class SourceSchedule:
     """
 
     def __init__(
-        self, durations_s: Sequence[float], *, num_per_step: int | None, alpha: float, seed: int
+        self,
+        durations_s: Sequence[float],
+        *,
+        num_per_step: int | None,
+        alpha: float,
+        seed: int,
+        rehearsed: Collection[int] = (),
+        rehearsal_share: float = 0.0,
     ) -> None:
         """
-        :param durations_s: The seconds of audio of each source, greater than 0.
+        :param durations_s: As for :func:`share_out`.
         :param num_per_step: Draws per step, at least 1; ``None`` takes every source once per step.
-        :param alpha: 1 draws in proportion to the audio of a source, 0 draws all alike. *Range:* [0, 1].
+        :param alpha: As for :func:`share_out`.
         :param seed: Shared by all ranks.
+        :param rehearsed: As for :func:`share_out`.
+        :param rehearsal_share: As for :func:`share_out`.
         """
-        weights = np.asarray(durations_s, dtype=np.float64) ** alpha
-
-        self._probabilities = weights / weights.sum()
+        self._probabilities = share_out(durations_s, alpha, rehearsed, rehearsal_share)
         self._upper_bounds = np.cumsum(self._probabilities)[:-1]
         self._num_per_step = num_per_step
 
         # Sources that share a stratum never meet within a block, so blocks are long, and steps may lie across two.
-        self._block_num_draws = max(_MIN_BLOCK_NUM_DRAWS, 4 * len(weights))
+        self._block_num_draws = max(_MIN_BLOCK_NUM_DRAWS, 4 * len(self._probabilities))
         while math.gcd(self._block_num_draws, num_per_step or 1) > 1:
             self._block_num_draws += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 
@@ -82,6 +83,12 @@ MODES = [
     {"dataset.regime": "mixed", "equilibrium": "null", "dataset.sampling_alpha": 0.5},
     {"dataset.sources_per_step": 1, "dataset.sampling_alpha": 0.5},
     {"dataset.source_weighting": "proportional"},
+    {"dataset.rehearsal_sources": "[es-drascula]", "dataset.sources_per_step": 2},
+    {
+        "dataset.rehearsal_sources": "[es-drascula]",
+        "dataset.regime": "mixed",
+        "equilibrium": "null",
+    },
     {"equilibrium.order": "exact"},
     {"equilibrium.outer_weights": "[0.25, 0.75]"},
     {"equilibrium.precondition": "true", "equilibrium.normalize_inner_grad": "true"},
@@ -97,8 +104,8 @@ MODES = [
 LABELLED_MODES = [
     pytest.param("hubert", MODES[0], marks=pytest.mark.slow),
     pytest.param("hubert", MODES[3], marks=pytest.mark.slow),
-    ("hubert", MODES[4]),
-    pytest.param("hubert", MODES[8], marks=pytest.mark.slow),
+    ("hubert", MODES[6]),
+    pytest.param("hubert", MODES[10], marks=pytest.mark.slow),
 ]
 
 
@@ -120,6 +127,17 @@ def test_mode_runs(pretrain, family, overrides):
 
     assert run.returncode == 0, run.output
     assert run.rows("valid")[-1]["plain_loss"] > 0
+
+
+@pytest.mark.parametrize("mode", MODES[4:6], ids=["per source", "mixed"])
+def test_rehearsed_sources_get_their_share(pretrain, mode):
+    run = pretrain("out", mode | {"dataset.rehearsal_share": 0.125, "dataset.sampling_alpha": 0.0})
+
+    rows = json.loads((run.directory / "sources.json").read_text())
+
+    assert {row["name"]: row["share"] for row in rows} == pytest.approx(
+        {"ru-festvox": 0.875, "es-drascula": 0.125}
+    )
 
 
 def test_two_sets_of_labels_are_predicted_at_once(pretrain, labels, tmp_path):

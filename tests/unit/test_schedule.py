@@ -8,7 +8,7 @@ from itertools import combinations, combinations_with_replacement
 import numpy as np
 import pytest
 
-from eqssl_speech.data.schedule import SourceSchedule
+from eqssl_speech.data.schedule import SourceSchedule, share_out
 
 DURATIONS_S = (36_000.0, 5_400.0, 720.0, 90.0)
 
@@ -53,6 +53,25 @@ def test_frequencies_follow_the_durations_to_the_power_of_alpha(alpha: float) ->
 
     assert np.abs(found - expected * total).max() < 3
     assert schedule.shares == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_rehearsed_sources_have_their_share_together(alpha: float) -> None:
+    settings = {"rehearsed": [0, 3], "rehearsal_share": 0.2}
+    schedule = make_schedule(alpha=alpha, **settings)
+
+    shares = share_out(DURATIONS_S, alpha, **settings)
+    weights = np.asarray(DURATIONS_S) ** alpha
+
+    assert shares[[0, 3]].sum() == pytest.approx(0.2)
+    assert shares[[1, 2]].sum() == pytest.approx(0.8)
+    assert shares[0] / shares[3] == pytest.approx(weights[0] / weights[3])
+    assert shares[1] / shares[2] == pytest.approx(weights[1] / weights[2])
+    assert schedule.shares == pytest.approx(tuple(shares))
+
+    counts = Counter(s for step in range(1, 2_001) for s in schedule.sources_at(step))
+
+    assert abs(counts[0] + counts[3] - 0.2 * 6_000) < 4
 
 
 @pytest.mark.parametrize("num_per_step", [1, 2, 5])

@@ -151,6 +151,13 @@ class SourcesSection(AudioSourcesSection):
     source_weighting: Literal["uniform", "proportional"] = "uniform"
     """Whether each episode counts alike in the outer gradient or by its number of targets."""
 
+    rehearsal_sources: list[str] = field(default_factory=list)
+    """Sources that the model has been trained on before, which take part so that it does not forget them. They are
+    drawn for ``rehearsal_share`` of the episodes, the others for the rest."""
+
+    rehearsal_share: float = 0.2
+    """See ``rehearsal_sources``. *Range:* (0, 1)."""
+
     on_dead_source: Literal["stop", "skip"] = "stop"
     """What comes of a source none of whose recordings can be read any more during the run. ``stop``: the run stops.
     ``skip``: it goes on, unless that is so of all sources; episodes of the source contribute nothing and are counted,
@@ -161,6 +168,16 @@ class SourcesSection(AudioSourcesSection):
         result = super().validate()
 
         require_at_least(result, self, 1, "episodes_per_source")
+
+        if not 0.0 < self.rehearsal_share < 1.0:
+            result.add_error(
+                f"`rehearsal_share` must be greater than 0 and less than 1, but is {self.rehearsal_share} instead."
+            )
+
+        if self.rehearsal_sources and self.regime == "per_source" and self.sources_per_step is None:
+            result.add_error(
+                "`rehearsal_sources` needs `sources_per_step`: without it each source has its turn in every update."
+            )
 
         return result
 

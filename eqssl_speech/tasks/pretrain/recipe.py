@@ -52,6 +52,7 @@ from eqssl_speech.tasks.pretrain.sources import (
     create_planner,
     create_train_reader,
     create_valid_reader,
+    share_sources,
 )
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
@@ -321,8 +322,7 @@ def list_sources(
     hours = [u.num_samples / config.dataset.sample_rate / 3600 for u in sources.train]
 
     if config.dataset.regime == MIXED:
-        weights = [h**config.dataset.sampling_alpha for h in hours]
-        shares = tuple(w / sum(weights) for w in weights)
+        shares = tuple(map(float, share_sources(config.dataset, sources.train)))
 
     trained_hours = (config.regime.num_steps or 0) * config.dataset.audio_seconds_per_update / 3600
 

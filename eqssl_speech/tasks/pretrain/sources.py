@@ -30,7 +30,7 @@ from eqssl_speech.data.loading import (
 )
 from eqssl_speech.data.manifest import Manifest
 from eqssl_speech.data.readers import EpisodeReader, ValidationReader
-from eqssl_speech.data.schedule import SourceSchedule
+from eqssl_speech.data.schedule import SourceSchedule, share_out
 from eqssl_speech.error import InputError
 from eqssl_speech.labels import LabelStore
 from eqssl_speech.tasks.pretrain.config import PretrainConfig, SourcesSection
@@ -159,6 +159,7 @@ def create_planner(
     :raises InputError: If the budget of audio does not fit the sources.
     """
     section = config.dataset
+    rehearsed = find_rehearsed(section, [u.source_name for u in train])
     streams_utterances = list(train)
     episodes_per_source = section.episodes_per_source
     weights: list[np.ndarray | None] = [None] * len(train)
@@ -170,7 +171,7 @@ def create_planner(
             num_sources, episodes_per_source, num_replicas
         )
         streams_utterances = [Utterances.join(MIXED, train)]
-        weights = [_mixture(train, section.sampling_alpha)]
+        weights = [_mixture(train, section, rehearsed)]
         schedule = SourceSchedule([1.0], num_per_step=None, alpha=1.0, seed=config.common.seed)
     else:
         schedule = SourceSchedule(
@@ -178,6 +179,8 @@ def create_planner(
             num_per_step=section.sources_per_step,
             alpha=section.sampling_alpha,
             seed=config.common.seed,
+            rehearsed=rehearsed,
+            rehearsal_share=section.rehearsal_share,
         )
 
     num_sources = schedule.num_sources_per_step
@@ -203,11 +206,51 @@ def create_planner(
     return planner, layout, streams_utterances
 
 
-def _mixture(train: Sequence[Utterances], alpha: float) -> np.ndarray | None:
-    if alpha == 1.0:
+def find_rehearsed(section: SourcesSection, names: Sequence[str]) -> list[int]:
+    """Find the sources that are rehearsed.
+
+    :param section: The configuration.
+    :param names: The names of all sources of the run.
+    :returns: The indices of those in ``rehearsal_sources``.
+    :raises InputError: If one is not among them, or nothing else is.
+    """
+    for name in section.rehearsal_sources:
+        if name not in names:
+            raise InputError(
+                f"`dataset.rehearsal_sources` names {name}, which is no source of this run; its sources are "
+                f"{', '.join(names)}."
+            )
+
+    rehearsed = [i for i, name in enumerate(names) if name in section.rehearsal_sources]
+
+    if rehearsed and len(rehearsed) == len(names):
+        raise InputError(
+            "`dataset.rehearsal_sources` names all sources of this run, so that nothing is new to the model; name "
+            "only those that it was trained on before, or none."
+        )
+
+    return rehearsed
+
+
+def share_sources(section: SourcesSection, train: Sequence[Utterances]) -> np.ndarray:
+    """Return the share of the audio that each source gets where sources are mixed."""
+    rehearsed = find_rehearsed(section, [u.source_name for u in train])
+
+    return share_out(
+        [u.num_samples / section.sample_rate for u in train],
+        section.sampling_alpha,
+        rehearsed,
+        section.rehearsal_share,
+    )
+
+
+def _mixture(
+    train: Sequence[Utterances], section: SourcesSection, rehearsed: Sequence[int]
+) -> np.ndarray | None:
+    if section.sampling_alpha == 1.0 and not rehearsed:
         return None
 
-    shares = np.array([u.num_samples for u in train], dtype=np.float64) ** alpha
+    shares = share_sources(section, train)
 
     # An utterance is drawn so often that its source gets its share of the audio.
     return np.concatenate(
