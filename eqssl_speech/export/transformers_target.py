@@ -17,7 +17,7 @@ from eqssl_speech.export.files import save_tensors, write_json
 from eqssl_speech.export.loading import ExportSource
 from eqssl_speech.export.model import Outputs
 from eqssl_speech.export.transformers_model import TransformersModel, convert_to_transformers
-from eqssl_speech.export.vocabulary import Vocabulary
+from eqssl_speech.export.transformers_tokenizer import write_tokenizer
 from eqssl_speech.models.formats.transformers_directory import CONFIG_FILE, PREPROCESSOR_FILE
 from eqssl_speech.models.wav2vec2 import expects_normalized_audio
 
@@ -48,10 +48,7 @@ def write_transformers(directory: Path, source: ExportSource) -> TransformersMod
     save_tensors(dict(model.tensors), directory / _WEIGHTS_FILE)
 
     if vocabulary is not None:
-        if _is_of_characters(vocabulary):
-            _write_character_tokenizer(directory, vocabulary)
-        else:
-            _write_piece_tokenizer(directory, vocabulary)
+        write_tokenizer(directory, vocabulary, source.tokenizer)
 
     return model
 
@@ -67,78 +64,6 @@ def _describe_input(source: ExportSource) -> dict[str, object]:
         # Padding is never attended to here, whatever the norms.
         "return_attention_mask": True,
     }
-
-
-def _is_of_characters(vocabulary: Vocabulary) -> bool:
-    silent = vocabulary.silent_indices
-
-    return all(len(p) == 1 for i, p in enumerate(vocabulary.pieces) if i not in silent)
-
-
-def _list_specials(vocabulary: Vocabulary) -> dict[str, str | None]:
-    pieces = vocabulary.pieces
-    unknown = [pieces[i] for i in vocabulary.silent_indices if pieces[i] in ("<unk>", "[UNK]")]
-
-    return {
-        "pad_token": pieces[vocabulary.blank_index],
-        "unk_token": unknown[0] if unknown else None,
-        "bos_token": None,
-        "eos_token": None,
-    }
-
-
-def _write_character_tokenizer(directory: Path, vocabulary: Vocabulary) -> None:
-    specials = _list_specials(vocabulary)
-
-    write_json(directory / "vocab.json", {piece: i for i, piece in enumerate(vocabulary.pieces)})
-    write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "Wav2Vec2CTCTokenizer",
-            "processor_class": "Wav2Vec2Processor",
-            "word_delimiter_token": vocabulary.word_boundary,
-            "do_lower_case": False,
-            **specials,
-        },
-    )
-    write_json(directory / "special_tokens_map.json", specials)
-
-
-def _write_piece_tokenizer(directory: Path, vocabulary: Vocabulary) -> None:
-    """Write a tokenizer that turns labels into text; text into labels needs sentencepiece's model."""
-    from tokenizers import Tokenizer, decoders  # type: ignore[import-untyped]
-    from tokenizers.models import WordLevel  # type: ignore[import-untyped]
-
-    specials = {
-        key: piece for key, piece in _list_specials(vocabulary).items() if piece is not None
-    }
-
-    tokenizer = Tokenizer(
-        WordLevel(
-            {piece: i for i, piece in enumerate(vocabulary.pieces)},
-            unk_token=specials.get("unk_token", vocabulary.pieces[vocabulary.blank_index]),
-        )
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.CTC(specials["pad_token"], word_delimiter_token=" ", cleanup=False),
-            decoders.Replace(vocabulary.word_boundary, " "),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    tokenizer.save(str(directory / "tokenizer.json"))
-
-    write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "processor_class": "Wav2Vec2Processor",
-            "clean_up_tokenization_spaces": False,
-            **specials,
-        },
-    )
-    write_json(directory / "special_tokens_map.json", specials)
 
 
 @final

@@ -120,6 +120,11 @@ class CtcTokenizer:
             shutil.rmtree(old, ignore_errors=True)
 
     @property
+    def scores(self) -> tuple[float, ...]:
+        """What sentencepiece prefers pieces by: log-probabilities (unigram), or the order of merges (bpe)."""
+        return tuple(self._model.get_score(i) for i in range(len(self._model)))
+
+    @property
     def alphabet(self) -> frozenset[str]:
         """The characters that can be written; a space is not one of them."""
         return frozenset(piece for piece in self.vocabulary if len(piece) == 1) - {WORD_BOUNDARY}

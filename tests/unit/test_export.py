@@ -27,6 +27,7 @@ from eqssl_speech.export.loading import ExportSource, load_export_source, make_e
 from eqssl_speech.export.model import Outputs
 from eqssl_speech.export.parity import read_recordings
 from eqssl_speech.export.transformers_target import TransformersRunner
+from eqssl_speech.export.transformers_tokenizer import write_tokenizer
 from eqssl_speech.export.vocabulary import Vocabulary
 from eqssl_speech.models.formats.names import Family
 from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
@@ -165,16 +166,25 @@ def test_the_pipeline_of_transformers_writes_the_same_text(
     assert processor.tokenizer.decode(labels) == source.vocabulary.decode(labels)
 
 
-def test_a_tokenizer_of_characters_writes_labels_too(tmp_path: Path, recordings: list[Any]) -> None:
-    source = make_source("wav2vec2_asr")
-    export_model(source, "hf", tmp_path / "out", recordings[:1])
-
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-
+@pytest.mark.parametrize("kind", ["char", "unigram", "bpe"])
+def test_the_tokenizer_of_transformers_writes_the_same_labels(tmp_path: Path, kind: Kind) -> None:
+    source = make_source("wav2vec2_asr", kind=kind)
+    assert source.vocabulary is not None
     assert source.tokenizer is not None
-    expected = source.tokenizer.encode("юга жил")
-    # Sentencepiece puts a space in front of the first word.
-    assert tokenizer("юга жил").input_ids == expected[-len("юга жил") :]
+    write_tokenizer(tmp_path, source.vocabulary, source.tokenizer)
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+
+    # The last has a letter that is not in the vocabulary, twice in a row.
+    for text in [*TEXTS, "юга жил", "ю", "мягкиймягкий чай", "бqqл жил"]:
+        expected = source.tokenizer.encode(text)
+        if kind == "char":
+            # Each letter by itself is unknown there.
+            expected = [
+                i for x in expected for i in ([x] * 2 if x == source.tokenizer.unk_index else [x])
+            ]
+
+        assert tokenizer(text).input_ids == expected, text
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wav2vec2_asr"])
