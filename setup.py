@@ -68,6 +68,7 @@ setup(
         "rich~=14.2",
         "matplotlib>=3.8",
         "rapidfuzz>=3.9.7,<4",
+        "filelock>=3.12",
     ],
     extras_require={
         "export": EXPORT,

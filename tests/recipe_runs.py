@@ -168,11 +168,16 @@ def run_finetune(
     return run_recipe("finetune", directory, settings, **kwargs)
 
 
-def run_recipe(name: str, directory: Path, settings: dict[str, Any], **kwargs: Any) -> Run:
-    """Run a recipe to its end; for the arguments see :func:`list_command`."""
+def run_recipe(
+    name: str, directory: Path, settings: dict[str, Any], *, anew: bool = False, **kwargs: Any
+) -> Run:
+    """Run a recipe to its end; for the arguments see :func:`list_command`.
+
+    :param anew: Whether in a Python of its own, as a user does.
+    """
     command = list_command(name, directory, settings, **kwargs)
 
-    if kwargs.get("launcher"):
+    if anew or kwargs.get("launcher"):
         result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=600)
 
         return Run(result.returncode, result.stdout + result.stderr, directory)

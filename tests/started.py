@@ -1,17 +1,22 @@
 """Starts `eqssl` again and again without importing everything each time.
 
-A server process imports it once; each start is a fork of that, with an interpreter of its own from there on.
+A server process imports it once; each start is a fork of that. What a fork shares with the others, the order of sets
+and what is imported already, a start by a user does not: where that could matter, tests start Python itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import random
 import runpy
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 # The extension, the recipes, and what the host imports only once a run begins.
 _PRELOADED = ["eqssl_speech.tasks.pretrain.recipe", "eqssl_speech.tasks.finetune.recipe"]
@@ -63,4 +68,12 @@ def _run(arguments: list[str], env: dict[str, str], output: str) -> None:
 
     sys.argv = ["eqssl", *arguments]
 
-    runpy.run_module("eqssl_speech", run_name="__main__", alter_sys=True)
+    # Nothing may depend on what a library has left in them.
+    np.random.seed()  # noqa: NPY002
+    random.seed()
+
+    try:
+        runpy.run_module("eqssl_speech", run_name="__main__", alter_sys=True)
+    finally:
+        # A fork of a server does not come by it on its way out.
+        atexit._run_exitfuncs()

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from eqssl_speech.error import InputError
 from eqssl_speech.export import TARGETS, Target
-from eqssl_speech.export.job import export_model
+from eqssl_speech.export.job import ParityError, export_model
 from eqssl_speech.export.loading import ExportSource, load_export_source, make_export_source
 from eqssl_speech.export.parity import Waveform, read_recordings
 from eqssl_speech.models.formats.names import Family
@@ -44,6 +44,9 @@ from eqssl_speech.text.training import train_tokenizer
 FAMILIES: Final[tuple[Family, ...]] = ("wav2vec2", "hubert", "wav2vec2_asr")
 
 SHAPES: Final = ("base", "large", "conformer")
+
+WRONG: Final = "WRONG"
+"""What stands in a cell where the two differ by more than the tolerance; the exit status is 1 then."""
 
 _SAMPLE_RATE: Final = 16_000
 
@@ -72,7 +75,7 @@ def main() -> int:
 
     print(render_table(rows, title=title, left=("model",)))
 
-    return 0
+    return 1 if any(WRONG in row for row in rows) else 0
 
 
 def _parse_options() -> argparse.Namespace:
@@ -153,6 +156,10 @@ def _measure(source: ExportSource, target: Target, recordings: Sequence[Waveform
     with tempfile.TemporaryDirectory() as directory:
         try:
             report = export_model(source, target, Path(directory) / "out", recordings)
+        except ParityError as ex:
+            print(f"{source.checkpoint.source} to {target}: {ex}", file=sys.stderr)
+
+            return WRONG
         except InputError as ex:
             print(f"{source.checkpoint.source} to {target}: {ex}", file=sys.stderr)
 
@@ -174,4 +181,7 @@ def _measure(source: ExportSource, target: Target, recordings: Sequence[Waveform
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except InputError as ex:
+        sys.exit(f"measure_exports.py: {ex}")

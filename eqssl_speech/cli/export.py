@@ -65,7 +65,8 @@ def add(commands: Any) -> None:
         help="files, folders or patterns to compare on; 20 are taken (default: the sample in the repository)",
     )
     parser.add_argument(
-        "--name", help="name of the asset, with --to fairseq2 (default: that of the directory)"
+        "--name",
+        help="name of the model on its card, and of the asset with --to fairseq2 (default: that of the directory)",
     )
     parser.add_argument(
         "--evaluation",
@@ -81,17 +82,11 @@ def add(commands: Any) -> None:
 def _run(options: Namespace) -> int:
     from rich.console import Console
 
-    from eqssl_speech.error import InputError
-    from eqssl_speech.export.card import read_evaluation
     from eqssl_speech.export.job import export_model, require_free
     from eqssl_speech.export.loading import load_export_source
     from eqssl_speech.export.parity import read_recordings
+    from eqssl_speech.report.evaluation_facts import read_evaluation
     from eqssl_speech.tasks.transcribe.output import to_printable
-
-    if options.name is not None and options.to != "fairseq2":
-        raise InputError(
-            "`--name` is the name of an asset of fairseq2; leave it out, or export `--to fairseq2`."
-        )
 
     require_free(options.out)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LABELS: Final = """\
 Make the labels that HuBERT is taught with: cluster acoustic features of a corpus by k-means, and label each frame with
-its nearest cluster. The features are MFCCs (100 labels a second), or a layer of a model that was trained here (50).
+its nearest cluster. The features are MFCCs (100 labels a second), or a layer of a model (50).
 
 Writes into OUT a label file SOURCE/SPLIT.km for each manifest, which fairseq reads as well, dict.km.txt, the codebook,
 quality.json and quality.png (how many labels are used, how long they last and, where a manifest has a SPLIT.phones.ctm,
@@ -37,6 +37,7 @@ not depend on how many there are.
 examples:
   eqssl labels corpus labels/mfcc
   eqssl labels corpus labels/layer6 --checkpoint runs/hubert --layer 6 --clusters 500
+  eqssl labels corpus labels/layer9 --checkpoint hf/mhubert-147 --layer 9 --clusters 500
   eqssl labels corpus labels/own --per-source --clusters 50
   eqssl labels corpus labels/test --split test --codebook labels/mfcc
   torchrun --nproc-per-node 8 -m eqssl_speech labels corpus labels/layer6 --checkpoint runs/hubert --layer 6

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, final
+from typing import Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -18,7 +15,7 @@ from eqssl_speech.export.card_run import KINDS, describe_run, render_table
 from eqssl_speech.export.card_usage import render_usage
 from eqssl_speech.export.loading import ExportSource
 from eqssl_speech.export.parity import ParityReport
-from eqssl_speech.report.output import SUMMARY_FILE_NAME
+from eqssl_speech.report.evaluation_facts import EvaluationFacts, Interval
 from eqssl_speech.report.run_facts import RunFacts, read_run_facts
 from eqssl_speech.report.sources import SourceRow
 
@@ -32,41 +29,27 @@ _LIBRARIES: Final[Mapping[Target, str]] = {
 }
 
 
-@final
-@dataclass(frozen=True)
-class EvaluationFacts:
-    """What `eqssl evaluate` found."""
+def read_facts(source: ExportSource, evaluations: Sequence[EvaluationFacts]) -> RunFacts | None:
+    """Read what the run of a model says of it.
 
-    corpus: str
-    split: str
-    decoding: str
-
-    scores: Mapping[str, Mapping[str, Any]]
-    """What was found for each language."""
-
-
-def read_evaluation(path: Path) -> EvaluationFacts:
-    """Read an evaluation.
-
-    :param path: What `eqssl evaluate --out` has made, or ``summary.json`` in it.
-    :raises InputError: If there is none.
+    :param source: The model.
+    :param evaluations: Evaluations, which have to be of this model.
+    :returns: ``None`` if it is of no run.
+    :raises InputError: If a file of the run cannot be read, or an evaluation is of another model.
     """
-    file = path / SUMMARY_FILE_NAME if path.is_dir() else path
+    run = source.checkpoint.run
+    facts = None if run is None else read_run_facts(run)
 
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+    for evaluation in evaluations:
+        if source.vocabulary is None or (
+            facts is not None and not evaluation.is_of(facts.name, facts.step)
+        ):
+            raise InputError(
+                f"{evaluation.file}: is an evaluation of {evaluation.model}, and this is {source.checkpoint.source}; "
+                "give one of the same step."
+            )
 
-        return EvaluationFacts(
-            corpus=Path(content["corpus"]).name,
-            split=content["split"],
-            decoding=content["decoding"],
-            scores={name: dict(scores) for name, scores in content["languages"].items()},
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as ex:
-        raise InputError(
-            f"{file}: cannot be read as an evaluation ({type(ex).__name__}: {ex}); give what "
-            "`eqssl evaluate --out` has made."
-        ) from None
+    return facts
 
 
 def render_card(
@@ -74,6 +57,7 @@ def render_card(
     source: ExportSource,
     target: Target,
     parity: ParityReport,
+    facts: RunFacts | None,
     evaluations: Sequence[EvaluationFacts] = (),
 ) -> str:
     """Write the card of a model.
@@ -82,13 +66,10 @@ def render_card(
     :param source: The model.
     :param target: The format that it was exported in.
     :param parity: How the exported model compares with ours.
+    :param facts: What :func:`read_facts` has read.
     :param evaluations: What is known of it on test sets.
     :returns: Markdown, with the metadata that Hugging Face reads.
-    :raises InputError: If a file of the run cannot be read.
     """
-    checkpoint = source.checkpoint
-    facts = None if checkpoint.run is None else read_run_facts(checkpoint.run)
-
     parts = [f"# {name}", _introduce(source, facts), "## Use", render_usage(target, source, name)]
 
     run: RunFacts | str | None = facts
@@ -116,6 +97,7 @@ def _make_metadata(
     evaluations: Sequence[EvaluationFacts],
 ) -> str:
     is_recognizer = source.vocabulary is not None
+    sources = facts.sources if facts is not None and is_recognizer else _list_sources(facts)
 
     results = [
         EvalResult(
@@ -125,15 +107,16 @@ def _make_metadata(
             dataset_split=evaluation.split,
             metric_type=metric,
             metric_name=metric.upper(),
-            metric_value=round(100 * scores[metric]["value"], 2),
+            metric_value=round(100 * rate, 2),
         )
         for evaluation in evaluations
-        for language, scores in evaluation.scores.items()
-        for metric in ("cer", "wer")
+        for language, scores in evaluation.languages.items()
+        for metric, rate in (("cer", scores.cer), ("wer", scores.wer))
     ]
 
     data = ModelCardData(
-        language=sorted({s.language for s in _list_sources(facts)}) or None,
+        # A recogniser writes those that it was fine-tuned on, an encoder knows all that it has heard.
+        language=sorted({s.language for s in sources}) or None,
         library_name="transformers" if target == "hf" else target,
         pipeline_tag="automatic-speech-recognition" if is_recognizer else "feature-extraction",
         tags=["speech", source.checkpoint.encoder_type, "eqssl_speech"],
@@ -144,7 +127,7 @@ def _make_metadata(
     return data.to_yaml().strip()
 
 
-def _list_sources(facts: RunFacts | None) -> list[SourceRow]:
+def _list_sources(facts: RunFacts | None) -> Sequence[SourceRow]:
     """List the sources of a run and of those before it."""
     sources: list[SourceRow] = []
 
@@ -162,7 +145,7 @@ def _introduce(source: ExportSource, facts: RunFacts | None) -> str:
 
     kind = KINDS[checkpoint.encoder_type]
     what = "speech recogniser (CTC)" if source.vocabulary is not None else "speech encoder"
-    num_parameters = sum(p.numel() for p in source.module.parameters()) / 1e6
+    num_parameters = sum(p.numel() for p in source.make_plain().parameters()) / 1e6
 
     text = (
         f"A {kind} {what} of {num_parameters:.1f} million parameters: {config.num_encoder_layers} layers of "
@@ -180,13 +163,14 @@ def _introduce(source: ExportSource, facts: RunFacts | None) -> str:
 def _describe_evaluation(evaluation: EvaluationFacts) -> list[str]:
     rows = [["language", "utterances", "minutes", "CER, %", "WER, %"]]
 
-    for language, scores in evaluation.scores.items():
+    for language, scores in evaluation.languages.items():
         rows.append(
             [
                 language,
-                str(scores["utterances"]),
-                f"{scores['audio_s'] / 60:.1f}",
-                *(_format_rate(scores[name]) for name in ("cer", "wer")),
+                str(scores.num_utterances),
+                f"{scores.audio_s / 60:.1f}",
+                _format_rate(scores.cer, scores.cer_interval),
+                _format_rate(scores.wer, scores.wer_interval),
             ]
         )
 
@@ -197,11 +181,10 @@ def _describe_evaluation(evaluation: EvaluationFacts) -> list[str]:
     ]
 
 
-def _format_rate(rate: Mapping[str, float | None]) -> str:
-    low, high = rate["low"], rate["high"]
-    bounds = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+def _format_rate(rate: float, interval: Interval | None) -> str:
+    bounds = "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
-    return f"{100 * (rate['value'] or 0.0):.1f}{bounds}"
+    return f"{100 * rate:.1f}{bounds}"
 
 
 def _describe_parity(target: Target, parity: ParityReport) -> list[str]:
@@ -235,11 +218,21 @@ def _describe_licences(facts: RunFacts | None) -> list[str]:
             names.append(source.name)
 
     lines = [f"- {licence}: {', '.join(names)}" for licence, names in licences.items()]
-    recordings = ["The recordings that it was trained on are under:", "\n".join(lines)]
+    text = ["The recordings that it was trained on are under:", "\n".join(lines)] if lines else []
+
+    first = facts
+    while first is not None and isinstance(first.start, RunFacts):
+        first = first.start
+
+    if first is None or first.start is not None:
+        what = "it" if first is None else f"`{first.start}`, from which this started,"
+        text.append(
+            f"What {what} was trained on is not known here, nor under which licences that is."
+        )
 
     return [
         "## Licence",
-        *(recordings if lines else []),
+        *text,
         "The weights have the licence that their publisher gives them; add it as `license` to the metadata above.",
     ]
 

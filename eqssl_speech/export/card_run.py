@@ -47,9 +47,11 @@ def _list_method(run: RunFacts) -> Iterable[str]:
 
     yield f"{run.step}{of} updates{heard}{budget}."
 
-    optimizer = run.setting("optimizer", "name")
+    section = ("optimizer", "config", "base") if _wraps_optimizer(run) else ("optimizer",)
+    optimizer = run.setting(*section, "name")
+
     if optimizer is not None:
-        lr = run.setting("optimizer", "config", "lr")
+        lr = run.setting(*section, "config", "lr")
         yield (
             f"Optimizer `{optimizer}`{'' if lr is None else f', learning rate {lr:g}'}, schedule "
             f"`{run.setting('lr_scheduler', 'name')}`, seed {run.setting('common', 'seed')}, mixed precision "
@@ -64,20 +66,33 @@ def _list_method(run: RunFacts) -> Iterable[str]:
         yield f"It started from `{run.start}`."
 
 
+def _wraps_optimizer(run: RunFacts) -> bool:
+    """Whether the method is the optimizer component, not a section of its own."""
+    return bool(run.setting("optimizer", "name") == "equilibrium")
+
+
 def _describe_equilibrium(run: RunFacts) -> str:
-    # The method can be a section of its own, or wrapped around the optimizer.
-    is_wrapper = run.setting("optimizer", "name") == "equilibrium"
-    section = ("optimizer", "config") if is_wrapper else ("equilibrium",)
+    section = ("optimizer", "config") if _wraps_optimizer(run) else ("equilibrium",)
 
     num_steps = run.setting(*section, "num_inner_steps")
+    start = run.setting(*section, "start_after_num_steps") or 0
 
-    if not num_steps:
+    if not num_steps or run.step <= start:
         return "Conventional training: the average of the sources' losses is minimised."
 
+    others = [
+        f"`{name}` {run.setting(*section, name)}"
+        for name in ("inner_max_grad_norm", "normalize_inner_grad", "precondition")
+        if run.setting(*section, name)
+    ]
+    if start:
+        others.append(f"after {start} updates of conventional training")
+
     return (
-        f"Equilibrium constraints ({_PAPER}): {num_steps} gradient step(s) of size "
-        f"{run.setting(*section, 'inner_lr'):g} from the model are to reach a local optimum of each source; outer "
-        f"weights `{run.setting(*section, 'outer_weights')}`, order `{run.setting(*section, 'order')}`."
+        f"Equilibrium constraints ({_PAPER}): {num_steps} gradient step(s) from the model are to reach a local optimum "
+        f"of each source; `inner_lr` {run.setting(*section, 'inner_lr'):g}, outer weights "
+        f"`{run.setting(*section, 'outer_weights')}`, order `{run.setting(*section, 'order')}`"
+        f"{''.join(f', {other}' for other in others)}."
     )
 
 
@@ -97,9 +112,10 @@ def _render_sources(run: RunFacts) -> str:
     rows = [["source", "language", "domain", "hours", "utterances", "share", "passes", "licence"]]
 
     for source in run.sources:
-        passes = "" if source.expected_passes is None else f"{source.expected_passes:.2f}"
-        if passes and planned:
-            passes = f"{(source.expected_passes or 0.0) * run.step / planned:.2f}"
+        # How often it was gone through until now, of what was planned for the whole run.
+        passes = ""
+        if source.expected_passes is not None and planned:
+            passes = f"{source.expected_passes * run.step / planned:.2f}"
 
         rows.append(
             [

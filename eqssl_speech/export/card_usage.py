@@ -91,7 +91,7 @@ from fairseq2 import init_fairseq2
 from fairseq2.assets import get_asset_store
 from fairseq2.models import load_model
 
-init_fairseq2()  # with `FAIRSEQ2_ASSET_DIR` set to the directory that {name} is in
+init_fairseq2()  # with `FAIRSEQ2_ASSET_DIR` set to the directory that this one is in
 model = load_model("{name}").eval()
 ```"""
 
@@ -101,8 +101,8 @@ def render_usage(target: Target, source: ExportSource, name: str) -> str:
 
     :param target: The format that it was exported in.
     :param source: The model.
-    :param name: Where it is found.
-    :returns: Markdown, with code that works where the directory of the model is in the current one.
+    :param name: What it is called, as its directory is: code works where that is in the current one.
+    :returns: Markdown.
     """
     is_recognizer = source.vocabulary is not None
     rate = source.sample_rate

@@ -12,7 +12,7 @@ from typing import final
 
 from eqssl_speech.error import InputError
 from eqssl_speech.export import Target
-from eqssl_speech.export.card import CARD_FILE, EvaluationFacts, render_card
+from eqssl_speech.export.card import CARD_FILE, read_facts, render_card
 from eqssl_speech.export.fairseq2_target import Fairseq2Runner, check_name, write_fairseq2
 from eqssl_speech.export.loading import ExportSource
 from eqssl_speech.export.model import Runner
@@ -20,6 +20,7 @@ from eqssl_speech.export.onnx import SHERPA_FILE, OnnxRunner, SherpaRunner, writ
 from eqssl_speech.export.parity import ParityReport, Transcriber, Waveform, compare
 from eqssl_speech.export.torchaudio_target import TorchaudioRunner, write_torchaudio
 from eqssl_speech.export.transformers_target import TransformersRunner, write_transformers
+from eqssl_speech.report.evaluation_facts import EvaluationFacts
 
 
 @final
@@ -31,6 +32,11 @@ class ExportReport:
 
     left_out: tuple[str, ...]
     """Our names of the tensors that the format has no place for."""
+
+
+@final
+class ParityError(InputError):
+    """An exported model computes something else."""
 
 
 def export_model(
@@ -49,13 +55,17 @@ def export_model(
     :param target: The format.
     :param out: The directory to make; whoever looks sees it whole or not at all.
     :param recordings: What to compare on.
-    :param name: What the asset is to be called, with ``fairseq2``; by default as the directory.
+    :param name: What the model is to be called on its card, and the asset with ``fairseq2``; by default as the
+        directory.
     :param evaluations: What is known of the model on test sets, for its card.
     :param on_progress: Told what is done next.
     :raises InputError: If the format has no such model, a package is missing, the directory cannot be made, or the
-        exported model computes something else; nothing is left behind then.
+        exported model computes something else (:class:`ParityError`); nothing is left behind then.
     """
     require_free(out)
+
+    # So that nothing is computed in vain if they cannot be read.
+    facts = read_facts(source, evaluations)
 
     with _stage(out) as directory:
         on_progress("writing")
@@ -77,12 +87,12 @@ def export_model(
             on_progress=lambda: on_progress("comparing"),
         )
         if not parity.is_equal:
-            raise InputError(
+            raise ParityError(
                 f"{out}: was not written, as the exported model computes something else ({_say_difference(parity)}); "
                 "please report this with the versions that `eqssl doctor` prints."
             )
 
-        card = render_card(name or out.name, source, target, parity, evaluations)
+        card = render_card(name or out.name, source, target, parity, facts, evaluations)
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
 
     return ExportReport(parity, left_out)

@@ -7,7 +7,7 @@ from typing import Any
 
 from eqssl_speech.export.files import write_json
 from eqssl_speech.export.vocabulary import Vocabulary
-from eqssl_speech.text.tokenizer import CtcTokenizer
+from eqssl_speech.text.tokenizer import WORD_BOUNDARY, CtcTokenizer
 
 
 def write_tokenizer(
@@ -72,8 +72,9 @@ def _write_piece_tokenizer(
 
     fast = Tokenizer(_make_model(vocabulary, tokenizer, specials))
 
-    # As with sentencepiece, the mark of a word stands in front of each, of the first as well.
-    fast.pre_tokenizer = pre_tokenizers.Metaspace(vocabulary.word_boundary, "always", split=True)
+    if tokenizer is not None:
+        # As with sentencepiece, the mark of a word stands in front of each, of the first as well.
+        fast.pre_tokenizer = pre_tokenizers.Metaspace(WORD_BOUNDARY, "always", split=True)
     fast.decoder = decoders.Sequence(
         [
             decoders.CTC(specials["pad_token"], word_delimiter_token=" ", cleanup=False),

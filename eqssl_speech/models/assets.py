@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final
+from urllib.parse import quote
 
 import torch
 from fairseq2.assets import AssetCard, AssetCardError, AssetDownloadError, get_asset_store
+from fairseq2.assets.dirs import AssetDirectoryAccessor
 from fairseq2.device import CPU
 from fairseq2.error import OperationalError
 from fairseq2.models import ModelGatedError, ModelHub
 from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
 from fairseq2.models.wav2vec2.asr import get_wav2vec2_asr_model_hub
+from fairseq2.runtime.dependency import get_dependency_resolver
+from filelock import FileLock
 
 from eqssl_speech.error import InputError
 from eqssl_speech.models.formats.names import Family
@@ -97,7 +101,9 @@ def open_asset(card: AssetCard) -> SpeechCheckpoint:
         config = replace(config, init_missing_head=True)
 
     try:
-        model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
+        # Processes that download the same file into one cache would take it away from each other.
+        with _lock(card):
+            model = _find_hub(card).load_model(card, device=CPU, dtype=torch.float32, config=config)
     except InputError as ex:
         raise InputError(f"The asset `{card.name}` cannot be loaded: {ex}") from None
     except (AssetCardError, AssetDownloadError, ModelGatedError, OperationalError) as ex:
@@ -109,3 +115,10 @@ def open_asset(card: AssetCard) -> SpeechCheckpoint:
     return SpeechCheckpoint(
         f"the asset {card.name}", _family_of(card), config, model.state_dict(), None, None
     )
+
+
+def _lock(card: AssetCard) -> FileLock:
+    directory = get_dependency_resolver().resolve(AssetDirectoryAccessor).get_cache_dir()
+    directory.mkdir(parents=True, exist_ok=True)
+
+    return FileLock(directory / f"{quote(card.name, safe='')}.lock")

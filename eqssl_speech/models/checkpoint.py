@@ -52,9 +52,15 @@ class RunCheckpoint:
     """The model's configuration as fairseq2 wrote it; ``None`` if there is no ``model.yaml`` beside the steps."""
 
     @property
-    def run_dir(self) -> Path:
-        """The output directory of the run, if the step is where a run has it."""
-        return self.model_dir.absolute().parents[2]
+    def run_dir(self) -> Path | None:
+        """The output directory of the run; ``None`` if the step does not lie where a run has it."""
+        for model_dir in (self.model_dir.absolute(), self.model_dir.resolve()):
+            checkpoints = model_dir.parent.parent
+
+            if checkpoints.name == "checkpoints":
+                return checkpoints.parent
+
+        return None
 
 
 def find_checkpoint(path: Path, step: int | None = None) -> RunCheckpoint:

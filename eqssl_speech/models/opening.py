@@ -221,9 +221,10 @@ def _open_run(path: Path, step: int | None) -> SpeechCheckpoint:
 
 def _find_encoder_type(checkpoint: RunCheckpoint) -> ModelType:
     if checkpoint.family == "wav2vec2_asr":
-        info = read_recognizer_info(checkpoint.run_dir) or {}
+        directory = checkpoint.run_dir
+        info = None if directory is None else read_recognizer_info(directory)
 
-        return "hubert" if info.get("encoder_type") == "hubert" else "wav2vec2"
+        return "hubert" if (info or {}).get("encoder_type") == "hubert" else "wav2vec2"
 
     return "hubert" if checkpoint.family == "hubert" else "wav2vec2"
 
@@ -259,9 +260,9 @@ def _open_file(path: Path) -> SpeechCheckpoint:
     content = load_content(path)
     tensors = pick_tensors(path, content)
 
-    # The host's own, taken out of a run with what is beside it.
+    # Of a run, with what is beside its checkpoints.
     name, config = read_model_yaml(path.parent)
-    if name is not None and config is not None:
+    if name is not None and config is not None and find_library(tensors) is None:
         family, parsed = _parse_model(path.parent, name, config)
 
         return SpeechCheckpoint(str(path), family, parsed, tensors, None, path)

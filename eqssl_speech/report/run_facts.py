@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 from eqssl_speech.error import InputError
-from eqssl_speech.models.checkpoint import RunCheckpoint, find_checkpoint
+from eqssl_speech.models.checkpoint import RunCheckpoint, find_checkpoint, holds_steps
+from eqssl_speech.models.origin import read_origin
 from eqssl_speech.report.runs import Row, get_number, read_config, read_history
 from eqssl_speech.report.sources import SourceRow
 
@@ -62,23 +63,29 @@ class RunFacts:
         return value
 
 
-def read_run_facts(checkpoint: RunCheckpoint) -> RunFacts | None:
+def read_run_facts(
+    checkpoint: RunCheckpoint, *, seen: frozenset[Path] = frozenset()
+) -> RunFacts | None:
     """Read what the directory of a run says of one of its checkpoints.
 
     :param checkpoint: The checkpoint.
-    :returns: ``None`` if it is no longer where the run has left it.
+    :param seen: The directories of runs that have started from it.
+    :returns: ``None`` if it is not where the run has left it.
     :raises InputError: If a file of the run cannot be read.
     """
     directory, step = checkpoint.run_dir, checkpoint.step_nr
-    config = read_config(directory / "config.yaml")
-
-    if config is None or step is None or checkpoint.family is None:
+    if directory is None or step is None or checkpoint.family is None:
         return None
 
-    macro = _until(directory / "metrics" / "valid.jsonl", step)
+    config = read_config(directory / "config.yaml")
+    if config is None:
+        return None
+
+    macro = _find_last(directory / "metrics" / "valid.jsonl", step)
     valid_step = macro.get("step")
 
-    seconds = get_number(_until(directory / "metrics" / "train.jsonl", step), "total_audio_seconds")
+    train = _find_last(directory / "metrics" / "train.jsonl", step)
+    seconds = get_number(train, "total_audio_seconds")
 
     return RunFacts(
         name=directory.name,
@@ -89,17 +96,18 @@ def read_run_facts(checkpoint: RunCheckpoint) -> RunFacts | None:
         heard_hours=None if seconds is None else seconds / 3600,
         valid_step=valid_step if isinstance(valid_step, int) else None,
         macro=macro,
+        # Of sources that are being validated again there is a later line already.
         valid={
-            file.stem: row
+            file.stem: rows[valid_step]
             for file in sorted((directory / "metrics" / "valid").glob("*.jsonl"))
-            if (row := _until(file, step)) and row["step"] == valid_step
+            if valid_step in (rows := read_history(file))
         },
-        start=_find_start(config.get("pretrained")),
+        start=_find_start(directory, config, seen | {directory}),
     )
 
 
-def _until(file: Path, step: int) -> Row:
-    """Return the last line until a step."""
+def _find_last(file: Path, step: int) -> Row:
+    """Return the last line until a step; nothing if there is none."""
     if not file.is_file():
         return {}
 
@@ -119,20 +127,30 @@ def _read_sources(file: Path) -> tuple[SourceRow, ...]:
         ) from None
 
 
-def _find_start(pretrained: object) -> RunFacts | str | None:
-    if pretrained is None:
-        return None
+def _find_start(
+    directory: Path, config: Mapping[str, Any], seen: frozenset[Path]
+) -> RunFacts | str | None:
+    origin = read_origin(directory)
 
-    path = Path(str(pretrained))
+    if origin is None:
+        model = config.get("model")
+        model = model if isinstance(model, Mapping) else {}
 
-    if path.is_dir():
-        try:
-            facts = read_run_facts(find_checkpoint(path))
-        except InputError:
-            facts = None
+        name = config.get("pretrained") or model.get("path") or model.get("name")
 
-        if facts is not None:
-            return facts
+        # A path says nothing elsewhere.
+        return None if name is None else Path(str(name)).name
 
-    # A path says nothing elsewhere.
-    return path.name
+    if origin.path is None or origin.step is None:
+        return origin.name
+
+    path = Path(origin.path)
+    try:
+        checkpoint = find_checkpoint(path, origin.step if holds_steps(path) else None)
+
+        if checkpoint.run_dir not in seen:
+            return read_run_facts(checkpoint, seen=seen) or origin.name
+    except InputError:
+        pass  # It has been moved, or its checkpoint is gone.
+
+    return origin.name

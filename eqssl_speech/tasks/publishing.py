@@ -63,7 +63,10 @@ class ExportRunner(ProcessRunner):
             out = Path(args[-1])
 
             args = [sys.executable, "-m", "eqssl_speech", "export", str(out.parent)]
-            args += ["--to", "hf", "--out", str(out)]
+            # It lies in RUN/checkpoints/step_N/hg.
+            name = f"{out.absolute().parents[2].name}-{out.parent.name}"
+
+            args += ["--to", "hf", "--out", str(out), "--name", name]
             env = None
 
         return self._runner.run_text(args, stdout, stderr, capture_output, cwd, env)

@@ -23,7 +23,8 @@ TWENTY_STEPS = {
 
 def test_no_inner_step_and_no_section_are_bitwise_the_same_run(pretrain, family):
     off = pretrain("off", family | TWENTY_STEPS | {"equilibrium": "null"})
-    zero = pretrain("zero", family | TWENTY_STEPS | {"equilibrium.num_inner_steps": 0})
+    settings = family | TWENTY_STEPS | {"equilibrium.num_inner_steps": 0}
+    zero = pretrain("zero", settings, anew=True)
 
     assert off.returncode == 0, off.output
     assert zero.returncode == 0, zero.output

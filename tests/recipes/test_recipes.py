@@ -169,7 +169,7 @@ SIX_STEPS = {"regime.checkpoint_every_n_steps": 2, "equilibrium.inner_lr": 0.1}
 @pytest.fixture(scope="module")
 def whole(family, tmp_path_factory) -> Run:
     """A run that nothing has disturbed."""
-    run = run_pretrain(tmp_path_factory.mktemp("whole") / "out", family | SIX_STEPS)
+    run = run_pretrain(tmp_path_factory.mktemp("whole") / "out", family | SIX_STEPS, anew=True)
 
     assert run.returncode == 0, run.output
 
@@ -194,7 +194,7 @@ def test_run_that_was_killed_ends_bitwise_where_it_would_have_ended(
 ):
     copy_as_killed(whole.directory, tmp_path / "killed")
 
-    again = pretrain("killed", family | SIX_STEPS)
+    again = pretrain("killed", family | SIX_STEPS, anew=True)
 
     assert again.returncode == 0, again.output
     assert "Resuming from step 2" in again.output

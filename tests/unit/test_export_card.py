@@ -20,14 +20,15 @@ from written_runs import write_run
 
 from eqssl_speech.error import InputError
 from eqssl_speech.export import TARGETS, Target
-from eqssl_speech.export.card import read_evaluation
 from eqssl_speech.export.job import export_model
 from eqssl_speech.export.loading import load_export_source
 from eqssl_speech.export.parity import read_recordings
 from eqssl_speech.models.formats.transformers_config import ModelType
 from eqssl_speech.models.opening import make_model
+from eqssl_speech.models.origin import write_origin
 from eqssl_speech.models.wav2vec2.asr import fit_asr_config, micro_asr_config
 from eqssl_speech.models.wav2vec2.config import micro_config
+from eqssl_speech.report.evaluation_facts import read_evaluation
 from eqssl_speech.tasks.recognizer import save_recognizer
 from eqssl_speech.text.languages import make_rules
 from eqssl_speech.text.tokenizer import CtcTokenizer
@@ -36,7 +37,9 @@ from eqssl_speech.text.training import train_tokenizer
 
 LICENCES = {"cs-fillets": "GPL-2+", "ru-festvox": "BSD-like | festvox"}
 
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
+    "format_version": 1,
+    "model": "/somewhere/runs/second, step 500",
     "corpus": "/somewhere/corpora/fleurs",
     "split": "test",
     "decoding": "greedy",
@@ -65,6 +68,9 @@ def write_lines(file: Path, *rows: Mapping[str, Any]) -> None:
 
 def write_facts(run: Path, *, is_finetuning: bool, **settings: Any) -> None:
     """Write what a run says besides its model: 500 of 1,000 updates."""
+    # A recogniser is taught fewer languages than its encoder has heard.
+    licences = {"ru-festvox": LICENCES["ru-festvox"]} if is_finetuning else LICENCES
+
     config = {
         "dataset": {"audio_seconds_per_update": 48.0},
         "optimizer": {"name": "adamw", "config": {"lr": 0.0015}},
@@ -87,7 +93,7 @@ def write_facts(run: Path, *, is_finetuning: bool, **settings: Any) -> None:
             "share": 0.5,
             "expected_passes": 9.5,
         }
-        for name, licence in LICENCES.items()
+        for name, licence in licences.items()
     ]
     (run / "sources.json").write_text(json.dumps(rows))
 
@@ -98,7 +104,7 @@ def write_facts(run: Path, *, is_finetuning: bool, **settings: Any) -> None:
         {"Step": 600, "total_audio_seconds": 9999.0},
     )
 
-    for nr, name in enumerate(["valid", *(f"valid/{name}" for name in LICENCES)]):
+    for nr, name in enumerate(["valid", *(f"valid/{name}" for name in licences)]):
         if is_finetuning:
             row = {"ctc_loss": 1.5 + nr / 8, "macro_cer" if nr == 0 else "cer": 31.0 + nr}
         else:
@@ -110,6 +116,11 @@ def write_facts(run: Path, *, is_finetuning: bool, **settings: Any) -> None:
             {"Step": 450, **row},
             {"Step": 600, **{key: value + 1.0 for key, value in row.items()}},
         )
+
+
+def write_evaluation(directory: Path, **changes: Any) -> None:
+    directory.mkdir()
+    (directory / "summary.json").write_text(json.dumps(EVALUATION | changes))
 
 
 def make_pretraining(run: Path, **settings: Any) -> Path:
@@ -167,7 +178,8 @@ def test_a_card_has_the_numbers_of_the_run(tmp_path: Path) -> None:
 
     assert text.startswith("\n# my-model\n")
     assert "of step 500 of the run `first`" in text
-    assert "2 gradient step(s) of size 0.04" in text
+    assert "2 gradient step(s) from the model" in text
+    assert "`inner_lr` 0.04, outer weights `uniform`, order `first`." in text
     assert (
         "500 of 1000 updates, 2.00 hours of audio with repeats; an update has at most 48 s" in text
     )
@@ -199,12 +211,36 @@ def test_a_conventional_run_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def test_the_method_may_be_a_component_around_the_optimizer(tmp_path: Path) -> None:
-    config = {"num_inner_steps": 3, "inner_lr": 0.5, "outer_weights": "last", "order": "first"}
+    config = {
+        "num_inner_steps": 3,
+        "inner_lr": 0.5,
+        "outer_weights": "last",
+        "order": "first",
+        "normalize_inner_grad": True,
+        "base": {"name": "sgd", "config": {"lr": 0.25}},
+    }
     optimizer = {"name": "equilibrium", "config": config}
 
     run = make_pretraining(tmp_path / "run", equilibrium=None, optimizer=optimizer)
 
-    assert "3 gradient step(s) of size 0.5" in export_card(run, tmp_path / "out")[1]
+    _, text = export_card(run, tmp_path / "out")
+
+    assert "3 gradient step(s)" in text
+    assert (
+        "`inner_lr` 0.5, outer weights `last`, order `first`, `normalize_inner_grad` True." in text
+    )
+    assert "Optimizer `sgd`, learning rate 0.25" in text
+
+
+@pytest.mark.parametrize(
+    ("start", "words"), [(100, "after 100 updates of conv"), (500, "Conventional")]
+)
+def test_what_comes_before_the_method_is_said(tmp_path: Path, start: int, words: str) -> None:
+    section = {"num_inner_steps": 1, "inner_lr": 0.1, "start_after_num_steps": start}
+
+    run = make_pretraining(tmp_path / "run", equilibrium=section)
+
+    assert words in export_card(run, tmp_path / "out")[1]
 
 
 def test_the_card_of_a_recogniser_tells_of_its_pre_training_and_evaluations(tmp_path: Path) -> None:
@@ -212,14 +248,17 @@ def test_the_card_of_a_recogniser_tells_of_its_pre_training_and_evaluations(tmp_
     run = make_finetuning(
         tmp_path / "second", pretrained=str(first), weighting={"method": "ctc_dro"}
     )
-    (tmp_path / "evaluation").mkdir()
-    (tmp_path / "evaluation" / "summary.json").write_text(json.dumps(EVALUATION))
+    write_origin(run, str(first))  # Where checkpoints are, it stands.
+    assert not (run / "origin.json").exists()
+    (run / "origin.json").write_text(json.dumps({"name": "first", "path": str(first), "step": 500}))
+    write_evaluation(tmp_path / "evaluation")
 
     metadata, text = export_card(
         run, tmp_path / "out", evaluations=[read_evaluation(tmp_path / "evaluation")]
     )
 
     assert metadata["pipeline_tag"] == "automatic-speech-recognition"
+    assert metadata["language"] == ["ru"]
     (result,) = metadata["model-index"][0]["results"]
     assert result["dataset"] == {"name": "fleurs (ru)", "type": "fleurs", "split": "test"}
     assert {m["type"]: m["value"] for m in result["metrics"]} == {"cer": 12.35, "wer": 50.0}
@@ -229,10 +268,82 @@ def test_the_card_of_a_recogniser_tells_of_its_pre_training_and_evaluations(tmp_
     assert text.index("## Fine-tuning: `second`") < text.index(
         "## Pre-training (wav2vec 2.0): `first`"
     )
-    assert "| ru-festvox | 33.0 | 1.750 |" in text
+    assert "| ru-festvox | 32.0 | 1.625 |" in text
     assert "| macro average | 31.0 | 1.500 |" in text
     assert "| ru | 41 | 1.5 | 12.3 (10.0 to 15.0) | 50.0 |" in text
     assert "/somewhere" not in text
+    assert "- GPL-2+: cs-fillets\n" in text
+    assert "is not known here" not in text
+
+
+def test_a_run_that_has_gone_elsewhere_is_named_only(tmp_path: Path) -> None:
+    first = make_pretraining(tmp_path / "first")
+    run = make_finetuning(tmp_path / "second")
+    (run / "origin.json").write_text(json.dumps({"name": "first", "path": str(first), "step": 400}))
+
+    _, text = export_card(run, tmp_path / "out")
+
+    assert "It started from `first`." in text
+    assert "What `first`, from which this started, was trained on is not known here" in text
+
+
+def test_runs_that_say_to_have_started_from_each_other_are_an_end(tmp_path: Path) -> None:
+    first, second = (make_pretraining(tmp_path / name) for name in ("first", "second"))
+    for run, other in ((first, second), (second, first)):
+        origin = {"name": other.name, "path": str(other), "step": 500}
+        (run / "origin.json").write_text(json.dumps(origin))
+
+    assert "It started from `first`." in export_card(first, tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("key", ["name", "path"])
+def test_a_model_that_the_host_has_loaded_is_named(tmp_path: Path, key: str) -> None:
+    run = make_pretraining(tmp_path / "run", model={key: "/models/wav2vec2_base"})
+
+    assert "It started from `wav2vec2_base`." in export_card(run, tmp_path / "out")[1]
+
+
+def test_a_source_that_is_being_validated_again_has_its_line(tmp_path: Path) -> None:
+    run = make_pretraining(tmp_path / "run")
+    with (run / "metrics" / "valid" / "cs-fillets.jsonl").open("w") as file:
+        file.write(json.dumps({"Step": 450, "plain_loss": 4.625}) + "\n")
+        file.write(json.dumps({"Step": 500, "plain_loss": 1.0}) + "\n")
+
+    _, text = export_card(run, tmp_path / "out")
+
+    assert "step 450:" in text
+    assert "| cs-fillets | 4.625 |" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "is_finetuning"),
+    [
+        ("runs/second, step 400", True),
+        ("runs/third, step 500", True),
+        ("runs/second, step 500", False),
+    ],
+    ids=["step", "run", "encoder"],
+)
+def test_an_evaluation_of_another_model_is_refused(
+    tmp_path: Path, model: str, is_finetuning: bool
+) -> None:
+    run = (make_finetuning if is_finetuning else make_pretraining)(tmp_path / "second")
+    write_evaluation(tmp_path / "evaluation", model=model)
+
+    with pytest.raises(
+        InputError, match=f"is an evaluation of {model}, and this is .*second, step"
+    ):
+        export_card(run, tmp_path / "out", evaluations=[read_evaluation(tmp_path / "evaluation")])
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_of_the_run_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    run = make_pretraining(tmp_path / "run")
+    (run / "sources.json").write_text("[{}]")
+
+    with pytest.raises(InputError, match=r"sources\.json: cannot be read as a list of sources"):
+        export_card(run, tmp_path / "out")
 
 
 def test_a_recogniser_from_a_hubert_is_called_so(tmp_path: Path) -> None:
@@ -257,7 +368,17 @@ def test_without_its_run_a_model_has_a_card_too(tmp_path: Path) -> None:
     assert "It was converted from first;" in text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"corpus": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps(EVALUATION | {"format_version": 2}),
+        json.dumps(EVALUATION | {"languages": {"ru": {"utterances": 1}}}),
+        json.dumps(EVALUATION).replace("0.123456", "null"),
+    ],
+)
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "summary.json").write_text(content)
 

@@ -20,6 +20,7 @@ COMMANDS = [
     ["evaluate"],
     ["transcribe"],
     ["align"],
+    ["export"],
     ["lm"],
 ]
 

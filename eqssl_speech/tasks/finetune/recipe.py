@@ -29,6 +29,7 @@ from eqssl_speech.data.loading import UtteranceReader
 from eqssl_speech.data.transcribed import TranscribedLoader
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
+from eqssl_speech.models.origin import write_origin
 from eqssl_speech.models.wav2vec2 import FreezeSchedule, accelerate, expects_normalized_audio
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.report.sources import render_sources, write_source_rows
@@ -309,6 +310,9 @@ class _Wiring:
         log.info("Data sources:\n{}", render_sources(rows))
 
         write_source_rows(self._context.output_dir, rows)
+
+        if config.pretrained is not None:
+            write_origin(self._context.output_dir, config.pretrained)
 
         save_recognizer(
             self._context.output_dir,

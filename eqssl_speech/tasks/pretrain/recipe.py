@@ -25,6 +25,7 @@ from eqssl_speech.equilibrium import GradientSketch, InnerLoop
 from eqssl_speech.error import InputError
 from eqssl_speech.host import override_provider
 from eqssl_speech.models.hubert import HubertModel
+from eqssl_speech.models.origin import write_origin
 from eqssl_speech.models.wav2vec2 import (
     accelerate,
     expects_normalized_audio,
@@ -285,6 +286,9 @@ class _Wiring:
         log.info("Data sources:\n{}", render_sources(rows))
 
         write_source_rows(self._context.output_dir, rows)
+
+        if self._config.pretrained is not None:
+            write_origin(self._context.output_dir, self._config.pretrained)
 
         for name, number in self._sources.num_unlabelled.items():
             log.warning(
