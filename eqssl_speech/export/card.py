@@ -188,16 +188,13 @@ def _format_rate(rate: float, interval: Interval | None) -> str:
 
 
 def _describe_parity(target: Target, parity: ParityReport) -> list[str]:
-    rows = [["recordings", "longest, s", "features", "scores of labels"]]
-    rows += [
-        [
-            c.case,
-            f"{c.duration_s:.1f}",
-            f"{c.features:.1e}",
-            "" if c.logits is None else f"{c.logits:.1e}",
-        ]
-        for c in parity.comparisons
-    ]
+    rows = [["recordings", "longest, s", "features"]]
+    rows += [[c.case, f"{c.duration_s:.1f}", f"{c.features:.1e}"] for c in parity.comparisons]
+
+    if any(c.logits is not None for c in parity.comparisons):
+        rows[0].append("scores of labels")
+        for row, c in zip(rows[1:], parity.comparisons):
+            row.append("" if c.logits is None else f"{c.logits:.1e}")
 
     texts = f" The texts of {len(parity.texts)} comparisons are the same." if parity.texts else ""
 
