@@ -252,7 +252,7 @@ def test_the_examples_of_the_help_are_understood(capsys: pytest.CaptureFixture[s
     examples = re.findall(
         r"^  (?:torchrun .* -m )?eqssl\w* (labels .+)$", capsys.readouterr().out, re.M
     )
-    assert len(examples) == 5
+    assert len(examples) == 6
 
     for example in examples:
         cli._create_parser().parse_args(shlex.split(example))
