@@ -75,6 +75,10 @@ FEW_STEPS = {
 }
 
 
+# Not every corpus of a recipe ships with the repository.
+ON_THE_SAMPLE = {"dataset.corpus": SAMPLE, "dataset.sources": "[ru-festvox, es-drascula]"}
+
+
 # Two steps on a corpus of a few seconds; the corpus has to be added.
 TWO_STEPS = {
     "model.arch": "micro",

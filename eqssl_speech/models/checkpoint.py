@@ -265,6 +265,11 @@ def _choose_step(root: Path, steps: Sequence[int]) -> int:
 
 def _describe(model_dir: Path) -> RunCheckpoint:
     model_dir = model_dir.absolute()
+
+    # A link to a step lies elsewhere than what says what it is of.
+    if not (model_dir.parent.parent / MODEL_FILE).is_file():
+        model_dir = model_dir.resolve()
+
     step_name = model_dir.parent.name
 
     step_nr = int(step_name[5:]) if re.fullmatch("step_[0-9]+", step_name) else None

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 import torch
-from recipe_runs import SMALL, assert_same, label_sample, run_pretrain
+from recipe_runs import (
+    FEW_STEPS,
+    ON_THE_SAMPLE,
+    REPOSITORY,
+    SMALL,
+    assert_same,
+    label_sample,
+    run_pretrain,
+)
 from transformers import AutoFeatureExtractor, AutoModel, HubertModel, Wav2Vec2ForPreTraining
 from transformers import HubertConfig as TransformersHubertConfig
 from transformers import Wav2Vec2Config as TransformersConfig
@@ -70,6 +79,42 @@ def test_a_run_begins_with_the_tensors_of_the_checkpoint(tmp_path, origin):
     assert_same(drop_count(model), drop_count(open_checkpoint(pretrained).tensors), "model")
     # Optimizer and schedule start anew, and with them the temperature of the quantizer.
     assert model["quantizer.num_updates"] == 2
+
+    assert json.loads((run.directory / "origin.json").read_text()) == {
+        "name": pretrained.name,
+        "path": str(pretrained),
+        "step": 6 if origin == "run" else None,
+    }
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert"])
+def test_the_presets_go_on_from_a_directory_of_transformers(tmp_path, family):
+    torch.manual_seed(1)
+    if family == "hubert":
+        theirs = HubertModel(TransformersHubertConfig(**SMALL_TRANSFORMERS))
+        labels = {"dataset.labels": label_sample(tmp_path / "labels")}
+    else:
+        theirs = Wav2Vec2ForPreTraining(TransformersConfig(**SMALL_TRANSFORMERS))
+        labels = {}
+    theirs.save_pretrained(tmp_path / "hf")
+
+    # The first two steps are conventional, the others not.
+    settings = FEW_STEPS | ON_THE_SAMPLE | labels
+    settings |= {"pretrained": tmp_path / "hf", "dataset.audio_seconds_per_update": 32}
+    settings |= {"equilibrium.start_after_num_steps": 2, "equilibrium.num_inner_warmup_steps": 1}
+
+    run = run_pretrain(
+        tmp_path / "out",
+        settings,
+        config_file=REPOSITORY / "recipes" / "continued" / f"{family}.yaml",
+        base={},
+    )
+
+    assert run.returncode == 0, run.output
+    # The first validation is that of the model as it came.
+    assert [row["Step"] for row in run.rows("valid")] == [0, 4]
+    assert run.rows("train")[-1]["inner_lr"] > 0.0
+    assert run.state("model", 4)["encoder.layers.1.ffn.inner_proj.weight"].shape == (64, 48)
 
 
 def test_hubert_goes_on_from_an_encoder_alone(tmp_path):

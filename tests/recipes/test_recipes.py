@@ -10,6 +10,7 @@ import pytest
 import torch
 from recipe_runs import (
     FEW_STEPS,
+    ON_THE_SAMPLE,
     REPOSITORY,
     SAMPLE,
     SMALL,
@@ -28,9 +29,6 @@ CONFIGS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 
 FINETUNE_CONFIGS = [file for file in CONFIGS if file.name.startswith("finetune")]
 PRETRAIN_CONFIGS = [file for file in CONFIGS if file not in FINETUNE_CONFIGS]
-
-# Not every corpus ships with the repository.
-ON_THE_SAMPLE = {"dataset.corpus": SAMPLE, "dataset.sources": "[ru-festvox, es-drascula]"}
 
 
 def test_there_are_configurations():

@@ -128,6 +128,30 @@ def test_a_run_of_fine_tuning_says_what_its_encoder_was(
         assert read_encoder_type(path) == open_checkpoint(path).encoder_type == expected
 
 
+def test_a_link_to_checkpoints_leads_to_the_run(tmp_path: Path) -> None:
+    config = micro_asr_config()
+    run = tmp_path / "run"
+    write_run(run, create_wav2vec2_asr_model(config).state_dict(), config, "wav2vec2_asr")
+    write_recognizer_info(run, {"encoder_type": "hubert"})
+    (tmp_path / "best").symlink_to(run / "checkpoints" / "step_500")
+
+    assert open_checkpoint(tmp_path / "best").encoder_type == "hubert"
+
+
+def test_a_step_by_itself_is_of_no_run(tmp_path: Path) -> None:
+    config = micro_asr_config()
+    write_run(
+        tmp_path / "a", create_wav2vec2_asr_model(config).state_dict(), config, "wav2vec2_asr"
+    )
+    (tmp_path / "a" / "checkpoints").rename(tmp_path / "b")
+
+    checkpoint = open_checkpoint(tmp_path / "b" / "step_500")
+
+    assert checkpoint.run is not None
+    assert checkpoint.run.run_dir is None
+    assert checkpoint.encoder_type == "wav2vec2"
+
+
 def test_a_run_of_pre_training_says_what_its_encoder_is(tmp_path: Path) -> None:
     write_run(tmp_path / "a", make_tensors(), micro_config())
     write_run(tmp_path / "b", make_hubert_tensors(), micro_hubert_config([5, 7]), family="hubert")
