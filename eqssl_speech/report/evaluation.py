@@ -12,12 +12,11 @@ from typing import Final, final
 from eqssl_speech.data.corpus import DataSource
 from eqssl_speech.decoding.error_rates import Confusion, ErrorCounts
 from eqssl_speech.decoding.tuning import Trial
+from eqssl_speech.report.evaluation_facts import FORMAT_VERSION
 from eqssl_speech.report.output import SUMMARY_FILE_NAME, write_atomically
 from eqssl_speech.tasks.evaluate.comparison import Comparison
 from eqssl_speech.tasks.evaluate.scores import LEVEL, UNITS, Average, Evaluation, Rate, Scores
 from eqssl_speech.tasks.evaluate.tuning import TunedSearch
-
-FORMAT_VERSION: Final = 1
 
 _NUM_CONFUSIONS: Final = 20
 

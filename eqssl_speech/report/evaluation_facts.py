@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias, final
 from eqssl_speech.error import InputError
 from eqssl_speech.report.output import SUMMARY_FILE_NAME
 
-_FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 1
+"""Of ``summary.json``."""
 
 Interval: TypeAlias = tuple[float, float]
 
@@ -78,8 +79,8 @@ def read_evaluation(path: Path) -> EvaluationFacts:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
 
-        if content["format_version"] != _FORMAT_VERSION:
-            raise ValueError(f"its format is {content['format_version']}, not {_FORMAT_VERSION}")
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format is {content['format_version']}, not {FORMAT_VERSION}")
 
         return EvaluationFacts(
             file,
