@@ -126,6 +126,11 @@ def _print_report(source: ExportSource, report: ExportReport, num_recordings: in
                 f"{len(names)} tensors are {what}: {', '.join(names[:4])}{', ...' * (len(names) > 4)}"
             )
 
+    for name in source.checkpoint.guessed:
+        value = getattr(source.checkpoint.encoder_config, name)
+
+        print(f"CHECKPOINT does not say `{name}`: {value}, as in released models of its size.")
+
     rows = [["recordings", "seconds", "features", "logits"]]
     for comparison in report.parity.comparisons:
         logits = comparison.logits

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -177,13 +179,19 @@ def _stage(out: Path) -> Iterator[Path]:
     directory = out.with_name(f".{out.name}.{os.getpid()}.new")
 
     try:
+        _remove_abandoned(out)
         directory.mkdir(parents=True)
+        lock = os.open(directory, os.O_RDONLY)
     except OSError as ex:
         raise InputError(
             f"{out}: cannot be made ({ex.strerror}); choose another `--out`."
         ) from None
 
     try:
+        # Not every file system has locks.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
         yield directory
 
         require_free(out)
@@ -194,3 +202,18 @@ def _stage(out: Path) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what exports to ``out`` have left that were killed; one that is still being made holds a lock."""
+    for directory in out.parent.glob(f".{glob.escape(out.name)}.*.new"):
+        lock = os.open(directory, os.O_RDONLY)
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(lock)

@@ -281,7 +281,7 @@ def read_model_yaml(directory: Path) -> tuple[str, Mapping[str, object]] | tuple
     """Read what the host writes of a model beside its checkpoints: its family and its configuration.
 
     :param directory: The directory of ``model.yaml``.
-    :returns: Nothing if there is no such file.
+    :returns: Nothing if there is no such file, or it is none of the host.
     :raises InputError: If it cannot be read.
     """
     file = directory / MODEL_FILE
@@ -290,6 +290,10 @@ def read_model_yaml(directory: Path) -> tuple[str, Mapping[str, object]] | tuple
 
     try:
         metadata = YAML(typ="safe", pure=True).load(file)
+
+        # The host writes the family first, so that half a file has it too.
+        if isinstance(metadata, dict) and "model_family" not in metadata:
+            return None, None
 
         return str(metadata["model_family"]), dict(metadata["model_config"])
     except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):

@@ -22,7 +22,12 @@ from eqssl_speech.models.wav2vec2.encoder_checks import (
     check_shapes,
     is_encoder,
 )
-from eqssl_speech.models.wav2vec2.load_report import LoadReport, copy_tensors, count_elements
+from eqssl_speech.models.wav2vec2.load_report import (
+    LoadReport,
+    copy_tensors,
+    count_elements,
+    list_guesses,
+)
 
 PretrainingConfig: TypeAlias = Wav2Vec2Config | HubertConfig
 """The configuration of a model that is pre-trained."""
@@ -64,7 +69,9 @@ def load_pretrained(
 
     theirs = {n: x for n, x in checkpoint.tensors.items() if is_encoder(n)}
 
-    check_config(source, checkpoint.encoder_config, config.encoder_config)
+    check_config(
+        source, checkpoint.encoder_config, config.encoder_config, guessed=checkpoint.guessed
+    )
     check_names(source, theirs, ours)
     check_shapes(source, theirs, ours)
 
@@ -86,6 +93,7 @@ def load_pretrained(
         left_out=_count_others(checkpoint.tensors, [*loaded, *reshaped]),
         newly_made=_count_others(ours, [*loaded, *reshaped]),
         reshaped=count_elements(ours, reshaped),
+        guessed=list_guesses(checkpoint.guessed, checkpoint.encoder_config, config.encoder_config),
     )
 
 

@@ -57,11 +57,13 @@ from eqssl_speech.models.formats.transformers_directory import (
     is_transformers_directory,
     read_directory_config,
     read_directory_tensors,
+    require_normalized_audio,
 )
 from eqssl_speech.models.hubert import HubertConfig, create_hubert_model
 from eqssl_speech.models.hubert.interop import NUM_SPECIAL_SYMBOLS, drop_special_symbols
 from eqssl_speech.models.recognizer_info import read_recognizer_info
 from eqssl_speech.models.speech_checkpoint import FAMILY_CONFIGS, SpeechCheckpoint
+from eqssl_speech.models.wav2vec2.config import expects_normalized_audio
 
 _FAMILIES: Final = " or ".join(FAMILY_CONFIGS)
 
@@ -280,6 +282,7 @@ def _open_tensors(
     get = _make_getter(tensors, library, family)
 
     num_heads = find_setting(content, "encoder_attention_heads")
+    num_heads = num_heads if isinstance(num_heads, int) else None
     is_pre_norm = find_setting(content, "layer_norm_first")
 
     if library is None:
@@ -288,7 +291,7 @@ def _open_tensors(
     encoder_config = infer_encoder_config(
         source,
         get,
-        num_heads=num_heads if isinstance(num_heads, int) else None,
+        num_heads=num_heads,
         is_pre_norm=is_pre_norm if isinstance(is_pre_norm, bool) else None,
     )
     if library is None:
@@ -304,7 +307,12 @@ def _open_tensors(
     ):
         config.num_codes = [config.num_codes[0] - NUM_SPECIAL_SYMBOLS]
 
-    return _convert(SpeechCheckpoint(source, family, config, tensors, library, path))
+    checkpoint = SpeechCheckpoint(source, family, config, tensors, library, path)
+
+    if num_heads is None:
+        checkpoint = replace(checkpoint, guessed=("num_encoder_attn_heads",))
+
+    return _convert(checkpoint)
 
 
 def _guess_family(tensors: Mapping[str, Tensor], library: Library | None) -> Family:
@@ -320,6 +328,9 @@ def _open_transformers(path: Path, directory: Path) -> SpeechCheckpoint:
     where, data = read_directory_config(directory)
     model_type = parse_model_type(where, data)
     encoder_config = parse_encoder_config(where, data)
+
+    if expects_normalized_audio(encoder_config):
+        require_normalized_audio(directory)
 
     if path.is_dir():
         tensors = read_directory_tensors(directory)

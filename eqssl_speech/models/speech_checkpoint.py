@@ -54,6 +54,9 @@ class SpeechCheckpoint:
     run: RunCheckpoint | None = None
     """Where it is in a run, if it is of one."""
 
+    guessed: tuple[str, ...] = ()
+    """The fields of ``encoder_config`` that it does not say, and that are as in released models of its size."""
+
     @property
     def encoder_config(self) -> Wav2Vec2EncoderConfig:
         """What its encoder looks like."""

@@ -27,6 +27,7 @@ from transformers import Wav2Vec2Config as TransformersWav2Vec2Config
 
 from eqssl_speech.error import InputError
 from eqssl_speech.export.transformers_model import convert_to_transformers
+from eqssl_speech.models.continuing import load_pretrained
 from eqssl_speech.models.formats.names import FAIRSEQ, TORCHAUDIO, TRANSFORMERS, Family, spell
 from eqssl_speech.models.hubert import create_hubert_model
 from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
@@ -214,6 +215,51 @@ def test_a_file_of_fairseq2_needs_no_configuration(
     assert checkpoint.encoder_config == make().encoder_config
     assert checkpoint.library is None
     create_wav2vec2_model(checkpoint.config).load_state_dict(checkpoint.tensors)  # type: ignore[arg-type]
+
+
+def test_what_a_file_does_not_say_is_said_unless_the_model_knows_better(tmp_path: Path) -> None:
+    """The number of attention heads shows in no shape."""
+    config = tiny_config()
+    torch.save(create_wav2vec2_model(config).state_dict(), tmp_path / "a.pt")
+
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    report = load_pretrained(create_wav2vec2_model(config), config, checkpoint)
+
+    assert report.guessed == {"num_encoder_attn_heads": 4}
+    assert "does not say `num_encoder_attn_heads`, which is 4 in released" in report.render()
+
+    config = replace(config, encoder_config=replace(config.encoder_config))
+    config.encoder_config.num_encoder_attn_heads = 6
+    report = load_pretrained(create_wav2vec2_model(config), config, checkpoint)
+
+    assert not report.guessed
+
+
+def test_a_model_yaml_of_another_program_says_nothing(tmp_path: Path) -> None:
+    torch.save(create_wav2vec2_model(micro_config()).state_dict(), tmp_path / "a.pt")
+    (tmp_path / "model.yaml").write_text("layers: 12\n")
+
+    assert open_checkpoint(tmp_path / "a.pt").guessed
+
+    (tmp_path / "model.yaml").write_text("model_family: wav2vec2\nmodel_conf")
+
+    with pytest.raises(InputError, match=r"model\.yaml: is damaged"):
+        open_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_model_of_waveforms_as_they_are_is_refused_where_ours_are_normalised(
+    tmp_path: Path,
+) -> None:
+    for norms in ("base", "large"):
+        directory = tmp_path / norms
+        make_theirs(Wav2Vec2Model, norms).save_pretrained(directory)
+        (directory / "preprocessor_config.json").write_text('{"do_normalize": false}')
+
+    # The first norm undoes what another loudness does.
+    open_checkpoint(tmp_path / "base")
+
+    with pytest.raises(InputError, match=r"preprocessor_config.json: says that waveforms are not"):
+        open_checkpoint(tmp_path / "large")
 
 
 def test_a_file_of_torchaudio_is_read(tmp_path: Path) -> None:

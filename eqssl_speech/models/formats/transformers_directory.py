@@ -52,6 +52,21 @@ def read_directory_tensors(directory: Path) -> dict[str, Tensor]:
     )
 
 
+def require_normalized_audio(directory: Path) -> None:
+    """Refuse a model that says to take waveforms as they are.
+
+    :raises InputError: If it does.
+    """
+    file = directory / PREPROCESSOR_FILE
+
+    if file.is_file() and read_json(file).get("do_normalize") is False:
+        raise InputError(
+            f"{file}: says that waveforms are not normalised (`do_normalize`), but those of a model with layer norms "
+            "in its convolutions always are here; choose another model, or correct it if it was trained on normalised "
+            "ones."
+        )
+
+
 def read_json(file: Path) -> Mapping[str, Any]:
     """Read a file that holds one JSON object.
 

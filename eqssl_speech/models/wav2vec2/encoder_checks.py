@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Final
 
@@ -73,16 +73,23 @@ def match_names(
     }
 
 
-def check_config(source: str, theirs: Wav2Vec2EncoderConfig, ours: Wav2Vec2EncoderConfig) -> None:
+def check_config(
+    source: str,
+    theirs: Wav2Vec2EncoderConfig,
+    ours: Wav2Vec2EncoderConfig,
+    *,
+    guessed: Collection[str] = (),
+) -> None:
     """Compare what two configurations compute; the model may have fewer layers.
 
     :param source: The checkpoint, in words.
     :param theirs: The configuration of its encoder.
     :param ours: That of the model's encoder.
+    :param guessed: Fields that the checkpoint does not say, which may differ.
     :raises InputError: If they differ; it names the field and both values.
     """
     for field in fields(Wav2Vec2EncoderConfig):
-        if field.name in _FREE_FIELDS:
+        if field.name in _FREE_FIELDS or field.name in guessed:
             continue
 
         value, wanted = getattr(ours, field.name), getattr(theirs, field.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, final
 
 import torch
+from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig
 from torch import Tensor
 
 from eqssl_speech.error import InputError
@@ -35,6 +36,9 @@ class LoadReport:
     reshaped: Mapping[str, int] = field(default_factory=dict)
     """Those of them that the checkpoint has in another shape."""
 
+    guessed: Mapping[str, object] = field(default_factory=dict)
+    """What the checkpoint does not say of its encoder: fields of the configuration, and what they are taken to be."""
+
     def render(self) -> str:
         """Render the report in a line for each kind, with its modules and their numbers of parameters."""
         kinds = [
@@ -55,12 +59,33 @@ class LoadReport:
             for what, num_tensors, num_parameters, sizes in rows
         ]
 
+        lines += [
+            f"  it does not say `{name}`, which is {value} in released models of its size"
+            for name, value in self.guessed.items()
+        ]
+
         return "\n".join([f"Encoder of {self.source}:", *lines])
 
 
 def count_elements(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, int]:
     """Return the number of elements of some tensors, in the order of the names."""
     return {name: tensors[name].numel() for name in names}
+
+
+def list_guesses(
+    guessed: Iterable[str], theirs: Wav2Vec2EncoderConfig | None, ours: Wav2Vec2EncoderConfig | None
+) -> dict[str, object]:
+    """List what the model takes over from a checkpoint although that does not say it.
+
+    :param guessed: The fields of its configuration that it does not say.
+    :param theirs: The configuration with the guesses.
+    :param ours: That of the model, which may know better.
+    """
+    return {
+        name: getattr(theirs, name)
+        for name in guessed
+        if ours is None or getattr(ours, name) == getattr(theirs, name)
+    }
 
 
 def copy_tensors(source: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,12 @@ from eqssl_speech.models.wav2vec2.encoder_checks import (
     check_shapes,
     match_names,
 )
-from eqssl_speech.models.wav2vec2.load_report import LoadReport, copy_tensors, count_elements
+from eqssl_speech.models.wav2vec2.load_report import (
+    LoadReport,
+    copy_tensors,
+    count_elements,
+    list_guesses,
+)
 
 
 @final
@@ -37,6 +42,9 @@ class PretrainedEncoder:
 
     config: Wav2Vec2EncoderConfig | None
     """The configuration of its encoder; ``None`` where the checkpoint does not say it."""
+
+    guessed: tuple[str, ...] = ()
+    """The fields of the configuration that the checkpoint does not say."""
 
 
 def open_encoder(spec: str | Path) -> PretrainedEncoder:
@@ -57,7 +65,9 @@ def open_encoder(spec: str | Path) -> PretrainedEncoder:
 
         return PretrainedEncoder(str(path), tensors, None)
 
-    return PretrainedEncoder(checkpoint.source, checkpoint.tensors, checkpoint.encoder_config)
+    return PretrainedEncoder(
+        checkpoint.source, checkpoint.tensors, checkpoint.encoder_config, checkpoint.guessed
+    )
 
 
 def load_encoder(
@@ -92,7 +102,7 @@ def load_encoder(
     theirs = {name: pretrained.tensors[origin] for name, origin in origins.items()}
 
     if encoder_config is not None and pretrained.config is not None:
-        check_config(source, pretrained.config, encoder_config)
+        check_config(source, pretrained.config, encoder_config, guessed=pretrained.guessed)
 
     check_names(source, theirs, ours)
     check_shapes(source, theirs, ours)
@@ -112,6 +122,7 @@ def load_encoder(
             pretrained.tensors, (n for n in pretrained.tensors if n not in used)
         ),
         newly_made=count_elements(ours, (n for n in ours if n not in theirs or n.startswith(new))),
+        guessed=list_guesses(pretrained.guessed, pretrained.config, encoder_config),
     )
 
 
