@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from eqssl_speech.cli import (
+    adapt,
     align,
     check,
     doctor,
@@ -21,6 +22,7 @@ from eqssl_speech.cli import (
     lm,
     prepare,
     pretrain,
+    study,
     tokenizer,
     transcribe,
 )
@@ -35,12 +37,14 @@ examples:
   eqssl check corpus                                           read every file of it
   eqssl labels corpus labels/mfcc                              what HuBERT is taught with
   eqssl pretrain runs/mine --config dataset.corpus=corpus      train on it
+  eqssl adapt runs/mine corpus                                 what steps on one source do to its loss
   eqssl tokenizer corpus runs/tokenizer                        the vocabulary of a recogniser
   eqssl finetune runs/asr --config-file my.yaml                fine-tune to a recogniser
   eqssl evaluate runs/asr corpus                               its error rates per language
   eqssl transcribe runs/asr recordings                         text for new recordings
   eqssl align runs/asr corpus --out test.ctm                   when each word of the texts is said
   eqssl export runs/asr --to hf --out exported                 for other programs
+  eqssl study my.yaml corpus studies/mine                      many trainings that are compared
 """
 
 _RECIPES: Final[dict[str, Callable[[list[str]], int]]] = {
@@ -54,6 +58,7 @@ _COMMANDS: Final = (
     check,
     labels,
     pretrain,
+    adapt,
     tokenizer,
     finetune,
     evaluate,
@@ -61,6 +66,7 @@ _COMMANDS: Final = (
     align,
     export,
     lm,
+    study,
 )
 
 

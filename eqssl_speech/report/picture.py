@@ -68,26 +68,19 @@ def draw_picture(runs: Sequence[RunRecord], summary: Summary, directory: Path) -
 
 
 def _draw_losses(axes: Axes, run: RunRecord, sources: Sequence[str]) -> None:
-    for source, style in zip(sources, _make_styles(len(sources)), strict=True):
-        color, marker, dash = style
-
+    for source, style in zip(sources, make_styles(len(sources)), strict=True):
         history = run.valid.get(source)
         if history is None:
             continue
 
         losses = [get_number(row, "plain_loss") for row in history.values()]
 
-        axes.plot(
+        draw_line(
+            axes,
             list(history),
             [float("nan") if loss is None else loss for loss in losses],
-            label=source,
-            color=color,
-            marker=marker,
-            linestyle=dash,
-            linewidth=1.4,
-            markersize=5,
-            markerfacecolor="none",
-            markevery=max(1, len(history) // 8),
+            source,
+            style,
         )
 
     for level in sorted(_find_chances(run)):
@@ -99,7 +92,28 @@ def _draw_losses(axes: Axes, run: RunRecord, sources: Sequence[str]) -> None:
     axes.grid(color="0.9")
 
 
-def _make_styles(count: int) -> list[tuple[str, str, str]]:
+def draw_line(
+    axes: Axes, x: Sequence[int], y: Sequence[float], label: str, style: tuple[str, str, str]
+) -> None:
+    """Draw a line in one of the styles of :func:`make_styles`."""
+    color, marker, dash = style
+
+    axes.plot(
+        x,
+        y,
+        label=label,
+        color=color,
+        marker=marker,
+        linestyle=dash,
+        linewidth=1.4,
+        markersize=5,
+        markerfacecolor="none",
+        markevery=max(1, len(x) // 8),
+    )
+
+
+def make_styles(count: int) -> list[tuple[str, str, str]]:
+    """Return colour, marker and dash of so many lines; they differ without their colours too."""
     # Dash and marker go round at different paces, so that 32 pairs come before one comes again.
     return [(_COLORS[i % 7], _MARKERS[i % 8], _DASHES[(i + i // 8) % 4]) for i in range(count)]
 

@@ -151,7 +151,7 @@ def load_recognizer(path: Path, *, device: str = "cpu", step: int | None = None)
 
     checkpoint = find_checkpoint(path, step)
 
-    torch_device = _check_device(device)
+    torch_device = open_device(device)
 
     if checkpoint.config is None:
         raise InputError(
@@ -207,7 +207,11 @@ def _explain_no_recognizer(path: Path) -> str:
     return "holds no fine-tuned model; give the output directory of `eqssl finetune`."
 
 
-def _check_device(device: str) -> torch.device:
+def open_device(device: str) -> torch.device:
+    """Return a device.
+
+    :raises InputError: If it cannot be used.
+    """
     try:
         torch_device = torch.device(device)
 

@@ -1,0 +1,143 @@
+"""``eqssl study``: many trainings that are compared."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eqssl_speech.cli.common import add_command, positive_int
+
+if TYPE_CHECKING:
+    from eqssl_speech.study.runner import StudyProgress
+
+_STUDY: Final = """\
+Run what a file lists: pre-trainings by family, regime and seed, each fine-tuned on several languages, evaluated, and
+adapted to sources that it has and has not seen; then print the tables, with intervals.
+
+The cells are run in the order of the file. What is done is not done again, and what was interrupted goes on, so that a
+study may take days, and its tables are there from the first cells on. A job that fails is named, and the others go on.
+
+examples:
+  eqssl study recipes/equilibrium_study/study.yaml corpora/debian_speech studies/equilibrium
+  eqssl study my.yaml corpora/mine studies/mine --list          only say what would be run
+  eqssl study my.yaml corpora/mine studies/mine --workers 8     on a machine with 8 GPUs
+  eqssl study my.yaml corpora/mine studies/mine --tables        only print the tables of what is there
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "study", _STUDY, "many trainings that are compared")
+
+    parser.add_argument("file", metavar="FILE", type=Path, help="what the study consists of (YAML)")
+    parser.add_argument("corpus", metavar="CORPUS", type=Path, help="directory of the corpus")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory of the study")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive_int,
+        help="jobs run at once (default: one for each GPU, or for each CPU core where there is none)",
+    )
+
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="list the jobs, and which are done")
+    only.add_argument("--tables", action="store_true", help="only print the tables")
+
+    parser.set_defaults(run=_run)
+
+
+def _run(options: Namespace) -> int:
+    from eqssl_speech.study.jobs import Planner
+    from eqssl_speech.study.results import write_results
+    from eqssl_speech.study.runner import find_log, read_record
+    from eqssl_speech.study.study_file import read_study
+    from eqssl_speech.study.tables import render_results
+
+    study = read_study(options.file)
+
+    # Jobs are started elsewhere than here, perhaps another day.
+    directory, corpus, out = (
+        path.absolute() for path in (options.file.parent, options.corpus, options.out)
+    )
+    planner = Planner(study, directory, corpus, out)
+    jobs = planner.list_jobs()
+
+    if options.list:
+        for job in jobs:
+            print(f"{'done' if read_record(out, job.name) else '    '}  {job.name}")
+
+        return 0
+
+    failed: list[str] = []
+
+    if not options.tables:
+        failed = _run_jobs(options, out, jobs)
+
+    results = write_results(study, planner, out)
+    print(render_results(results))
+
+    for name in failed:
+        print(f"Failed: {name}; {find_log(out, name)} says why.", file=sys.stderr)
+
+    return 1 if failed else 0
+
+
+def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
+    import torch
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from eqssl_speech.study.runner import StudyRunner
+    from eqssl_speech.study.version import find_version
+    from eqssl_speech.tasks.time_left import format_time_left
+
+    num_gpus = torch.cuda.device_count()
+    num_cores = len(os.sched_getaffinity(0))
+    num_workers = options.workers or num_gpus or num_cores
+
+    # Each worker has a GPU of its own, or its share of the cores.
+    threads = str(max(1, num_cores // num_workers))
+    environment = [
+        {"OMP_NUM_THREADS": threads}
+        | ({"CUDA_VISIBLE_DEVICES": str(i % num_gpus)} if num_gpus else {})
+        for i in range(num_workers)
+    ]
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+
+    with Progress(*columns) as bar:
+        task = bar.add_task("study", total=len(jobs), left="")
+        known: set[str] = set()
+
+        def show(progress: StudyProgress) -> None:
+            left = progress.time_left_s
+            bar.update(
+                task,
+                completed=progress.num_done + len(progress.failed),
+                left="" if left is None else f"about {format_time_left(left)} left",
+            )
+
+            for name in progress.running:
+                if name not in known:
+                    known.add(name)
+                    bar.console.print(
+                        f"[{progress.num_done}/{progress.num_jobs}] {name}", markup=False
+                    )
+
+        runner = StudyRunner(
+            out,
+            num_workers=num_workers,
+            commit=find_version(),
+            environment=environment,
+            on_progress=show,
+        )
+
+        return runner.run(jobs)

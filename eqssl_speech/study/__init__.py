@@ -1,0 +1,1 @@
+"""Studies: many trainings that differ in what a file says, run in order, resumed, and compared with intervals."""

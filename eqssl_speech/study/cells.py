@@ -1,0 +1,145 @@
+"""The cells of a study, and what settings each of them comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from ruamel.yaml import YAML
+
+from eqssl_speech.error import InputError
+from eqssl_speech.study.study_file import Counting, RegimeSection, Settings, Study
+
+_AUDIO: Final = "dataset.audio_seconds_per_update"
+_NUM_STEPS: Final = "regime.num_steps"
+
+# What counts updates, and shrinks with their number.
+_STEP_COUNTS: Final = (
+    _NUM_STEPS,
+    "regime.validate_every_n_steps",
+    "regime.checkpoint_every_n_steps",
+    "regime.publish_metrics_every_n_steps",
+    "lr_scheduler.config.num_warmup_steps",
+)
+
+
+@final
+@dataclass(frozen=True)
+class Cell:
+    """One pre-training, and all that is made of it."""
+
+    family: str
+    regime: str
+    counting: Counting
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its place in the study's directory."""
+        return f"{self.family}/{self.regime}/{self.counting}/seed-{self.seed}"
+
+
+@final
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and what is made of it."""
+
+    cell: Cell
+    labels: tuple[str, ...]
+    adapt: bool
+
+
+def list_cells(study: Study) -> list[PlannedCell]:
+    """List the cells in the order in which they are run, each once."""
+    planned: dict[Cell, PlannedCell] = {}
+
+    for section in study.cells:
+        for seed in section.seeds:
+            for family in section.families:
+                for regime in section.regimes:
+                    cell = Cell(
+                        family,
+                        regime,
+                        # Without inner steps all of them are the same.
+                        section.counting if study.regimes[regime].num_inner_steps else "audio",
+                        seed,
+                    )
+                    before = planned.get(cell)
+                    labels = (*before.labels, *section.labels) if before else section.labels
+
+                    planned[cell] = PlannedCell(
+                        cell,
+                        tuple(dict.fromkeys(labels)),
+                        section.adapt or (before is not None and before.adapt),
+                    )
+
+    return list(planned.values())
+
+
+def make_settings(
+    study: Study, base: Mapping[str, Any], regime: RegimeSection, counting: Counting
+) -> Settings:
+    """Return what a regime is pre-trained with, besides what is tuned.
+
+    :param study: The study.
+    :param base: The content of the configuration file.
+    :param regime: The regime.
+    :param counting: See :data:`~eqssl_speech.study.study_file.Counting`.
+    :raises InputError: If the configuration file lacks a number that has to change.
+    """
+    settings = {
+        "dataset.sources": study.sources,
+        **study.settings,
+        **regime.settings,
+    }
+    num_batches = 1 + regime.num_inner_steps
+
+    if num_batches == 1 or counting == "audio":
+        return settings
+
+    settings[_AUDIO] = _look_up(settings, base, _AUDIO) * num_batches
+
+    if counting == "gradients":
+        for name in _STEP_COUNTS:
+            settings[name] = max(1, int(_look_up(settings, base, name)) // num_batches)
+
+    return settings
+
+
+def read_base(file: Path) -> Mapping[str, Any]:
+    """Read a configuration file.
+
+    :raises InputError: If it is not one.
+    """
+    content = YAML(typ="safe", pure=True).load(file)
+
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: is no configuration of a recipe; correct `config`.")
+
+    return content
+
+
+def list_arguments(settings: Settings) -> Iterator[str]:
+    """List settings as `--config` takes them."""
+    for name, value in settings.items():
+        yield f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _look_up(settings: Settings, base: Mapping[str, Any], name: str) -> Any:
+    if name in settings:
+        return settings[name]
+
+    value: Any = base
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+
+    if not isinstance(value, (int, float)):
+        raise InputError(
+            f"`{name}` is not a number in the configuration of pre-training, but has to change with the number of "
+            "inner steps; set it there or in `settings`."
+        )
+
+    return value

@@ -1,0 +1,322 @@
+"""What has to be run for a study, in order, and what each waits for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from eqssl_speech.error import InputError
+from eqssl_speech.report.runs import get_number, read_history
+from eqssl_speech.study.cells import (
+    Cell,
+    PlannedCell,
+    list_arguments,
+    list_cells,
+    make_settings,
+    read_base,
+)
+from eqssl_speech.study.study_file import Settings, Study
+
+TUNE: Final = "tune"
+PRETRAIN: Final = "pretrain"
+FINETUNE: Final = "finetune"
+TEST: Final = "test"
+ADAPT: Final = "adapt"
+
+SEEN: Final = "seen"
+UNSEEN: Final = "unseen"
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One command."""
+
+    name: str
+    """Its place in the study's directory; the first part is its kind."""
+
+    make_command: Callable[[], list[str]]
+    """Returns the arguments of `eqssl`, once all that it needs is done."""
+
+    needs: tuple[str, ...] = ()
+    """The jobs that have to be done before."""
+
+    may_fail: bool = False
+    """Whether a failure is a result: a setting with which a run diverges is not chosen."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, such as ``pretrain``."""
+        return self.name.split("/", maxsplit=1)[0]
+
+
+@final
+class Planner:
+    """Lists the jobs of a study."""
+
+    def __init__(self, study: Study, directory: Path, corpus: Path, out: Path) -> None:
+        """
+        :param study: The study.
+        :param directory: Where its file is, and the configuration files that it names.
+        :param corpus: The corpus.
+        :param out: The directory of the study.
+        """
+        self._study = study
+        self._directory = directory
+        self._corpus = corpus
+        self._out = out
+        self._jobs: dict[str, Job] = {}
+
+    def list_jobs(self) -> list[Job]:
+        """List the jobs in the order in which they are started, each after those that it needs."""
+        for planned in list_cells(self._study):
+            self._plan(planned)
+
+        return list(self._jobs.values())
+
+    def choose(self, family: str, regime: str) -> Settings:
+        """Return the tuned settings of a regime, which are known once its tuning runs are done.
+
+        :raises InputError: If no run of some setting came to a loss.
+        """
+        chosen: Settings = {}
+
+        for name, values in self.list_tuned(regime).items():
+            losses = {v: self.read_tuning(family, regime, name, v) for v in values}
+            best = min(losses, key=lambda v: losses[v])
+
+            if not math.isfinite(losses[best]):
+                raise InputError(
+                    f"{self._out / TUNE / family / regime}: no run with `{name}` of {values} has a loss; try others."
+                )
+
+            chosen[name] = best
+
+        return chosen
+
+    def read_tuning(self, family: str, regime: str, name: str, value: float) -> float:
+        """Return the loss by which a setting is chosen: on the validation data of all sources, at theta or after
+        adaptation, whichever is lower; infinite if there is none."""
+        file = self._out / _name_tuning(family, regime, name, value) / "metrics" / "valid.jsonl"
+        history = read_history(file) if file.is_file() else {}
+
+        if not history:
+            return math.inf
+
+        row = history[max(history)]
+        losses = [get_number(row, key) for key in ("plain_loss", "adapted_loss")]
+
+        return min((x for x in losses if x is not None and math.isfinite(x)), default=math.inf)
+
+    def _plan(self, planned: PlannedCell) -> None:
+        cell, study = planned.cell, self._study
+        pretrained = None
+
+        if not study.regimes[cell.regime].is_random:
+            pretrained = self._plan_pretraining(cell)
+
+        if study.finetuning is not None:
+            for amount in planned.labels:
+                for source in study.finetuning.sources:
+                    self._plan_finetuning(cell, amount, source, pretrained)
+
+        if planned.adapt and study.adaptation is not None and pretrained is not None:
+            for group, sources in (
+                (SEEN, study.adaptation.seen),
+                (UNSEEN, study.adaptation.unseen),
+            ):
+                if sources:
+                    self._plan_adaptation(cell, group, sources, pretrained)
+
+    def _plan_pretraining(self, cell: Cell) -> str:
+        regime = self._study.regimes[cell.regime]
+        needs = self._plan_tuning(cell.family, cell.regime)
+        settings = self._settings(cell)
+
+        def make_command() -> list[str]:
+            tuned = self.choose(cell.family, cell.regime)
+
+            return self._pretrain(
+                name, cell.family, {**settings, **tuned, "common.seed": cell.seed}
+            )
+
+        name = f"{PRETRAIN}/{cell.name}"
+        self._add(Job(name, make_command, (*needs, *self._plan_labels(cell.family, SEEN))))
+
+        assert not regime.is_random
+
+        return name
+
+    def _plan_tuning(self, family: str, regime: str) -> tuple[str, ...]:
+        """Plan the runs of tuning; the first settings are chosen before the next are tried."""
+        study = self._study
+        needs = self._plan_labels(family, SEEN)
+        before: list[str] = []
+
+        # The cost that all cells have in common.
+        settings = {
+            **self._settings(Cell(family, regime, "audio", study.tuning.seed)),
+            **study.tuning.settings,
+            "common.seed": study.tuning.seed,
+        }
+
+        for key, values in self.list_tuned(regime).items():
+            jobs = []
+
+            for value in values:
+                name = _name_tuning(family, regime, key, value)
+
+                def make_command(
+                    name: str = name, key: str = key, value: float = value
+                ) -> list[str]:
+                    chosen = self._choose_before(family, regime, key)
+
+                    return self._pretrain(name, family, {**settings, **chosen, key: value})
+
+                self._add(Job(name, make_command, (*needs, *before), may_fail=True))
+                jobs.append(name)
+
+            before += jobs
+
+        return tuple(before)
+
+    def _choose_before(self, family: str, regime: str, name: str) -> Settings:
+        chosen: Settings = {}
+
+        for key in self.list_tuned(regime):
+            if key == name:
+                break
+
+            losses = {
+                v: self.read_tuning(family, regime, key, v) for v in self.list_tuned(regime)[key]
+            }
+            chosen[key] = min(losses, key=lambda v: losses[v])
+
+        return chosen
+
+    def list_tuned(self, regime: str) -> Mapping[str, Sequence[float]]:
+        """List the settings that a regime chooses, in this order, with the values that are tried."""
+        return {**self._study.tuning.values, **self._study.regimes[regime].tune}
+
+    def _settings(self, cell: Cell) -> Settings:
+        base = read_base(self._directory / self._study.pretraining[cell.family].config)
+
+        return make_settings(self._study, base, self._study.regimes[cell.regime], cell.counting)
+
+    def _plan_labels(self, family: str, group: str) -> tuple[str, ...]:
+        study = self._study
+        arguments = study.pretraining[family].labels
+        if arguments is None:
+            return ()
+
+        name = f"labels/{family}/{group}"
+        needs: tuple[str, ...] = ()
+
+        if group == SEEN:
+            sources, extra = study.sources, arguments
+        else:
+            assert study.adaptation is not None
+            needs = self._plan_labels(family, SEEN)
+            # Clusters of what is pre-trained on only.
+            sources = study.adaptation.unseen
+            extra = ["--codebook", str(self._out / needs[0])]
+
+        command = ["labels", str(self._corpus), str(self._out / name), "--jobs", "1", *extra]
+        for source in sources:
+            command += ["--source", source]
+
+        self._add(Job(name, lambda: command, needs))
+
+        return (name,)
+
+    def _plan_finetuning(
+        self, cell: Cell, amount: str, source: str, pretrained: str | None
+    ) -> None:
+        section = self._study.finetuning
+        assert section is not None
+
+        tokenizer = f"tokenizer/{source}"
+        self._add(
+            Job(
+                tokenizer,
+                lambda: [
+                    "tokenizer",
+                    str(self._corpus),
+                    str(self._out / tokenizer),
+                    "--source",
+                    source,
+                ],
+            )
+        )
+
+        finetune = f"{FINETUNE}/{cell.name}/{amount}/{source}"
+        settings = {
+            "dataset.corpus": str(self._corpus),
+            "dataset.sources": [source],
+            "tokenizer": str(self._out / tokenizer),
+            "pretrained": None if pretrained is None else str(self._out / pretrained),
+            "common.seed": cell.seed,
+            **section.labels[amount],
+        }
+        self._add(
+            Job(
+                finetune,
+                lambda: self._train("finetune", finetune, section.config, settings),
+                (tokenizer, *([] if pretrained is None else [pretrained])),
+            )
+        )
+
+        test = f"{TEST}/{cell.name}/{amount}/{source}"
+        command = [
+            "evaluate",
+            str(self._out / finetune),
+            str(self._corpus),
+            "--split",
+            section.split,
+        ]
+        command += ["--source", source, "--out", str(self._out / test)]
+
+        self._add(Job(test, lambda: command, (finetune,)))
+
+    def _plan_adaptation(
+        self, cell: Cell, group: str, sources: Sequence[str], pretrained: str
+    ) -> None:
+        section = self._study.adaptation
+        assert section is not None
+
+        name = f"{ADAPT}/{cell.name}/{group}"
+        labels = self._plan_labels(cell.family, group)
+
+        command = ["adapt", str(self._out / pretrained), str(self._corpus)]
+        command += ["--out", str(self._out / name), *section.arguments]
+
+        for source in sources:
+            command += ["--source", source]
+        for label in labels:
+            command += ["--labels", str(self._out / label)]
+
+        self._add(Job(name, lambda: command, (pretrained, *labels)))
+
+    def _pretrain(self, name: str, family: str, settings: Settings) -> list[str]:
+        section = self._study.pretraining[family]
+        settings = {"dataset.corpus": str(self._corpus), **settings}
+
+        if section.labels is not None:
+            settings["dataset.labels"] = str(self._out / "labels" / family / SEEN)
+
+        return self._train("pretrain", name, section.config, settings)
+
+    def _train(self, recipe: str, name: str, config: str, settings: Settings) -> list[str]:
+        command = [recipe, str(self._out / name), "--config-file", str(self._directory / config)]
+
+        return [*command, "--no-rich", "--config", *list_arguments(settings)]
+
+    def _add(self, job: Job) -> None:
+        self._jobs.setdefault(job.name, job)
+
+
+def _name_tuning(family: str, regime: str, name: str, value: float) -> str:
+    return f"{TUNE}/{family}/{regime}/{name}={value:g}"

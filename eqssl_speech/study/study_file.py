@@ -1,0 +1,245 @@
+"""The file that says what a study consists of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from fairseq2.utils.structured import StandardValueConverter, StructureError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from eqssl_speech.error import InputError
+
+Settings: TypeAlias = dict[str, object]
+"""What `--config` takes: values by the dotted names of keys."""
+
+Counting: TypeAlias = Literal["audio", "updates", "gradients"]
+"""What regimes of different K have in common: the audio of an update (and so the cost of a run), the number of updates
+with full batches, or the number of gradient evaluations with full batches."""
+
+_FIELD: Final = re.compile(r"^`(\w+)` field")
+
+NUM_INNER_STEPS: Final = "equilibrium.num_inner_steps"
+
+
+@dataclass(kw_only=True)
+class PretrainingSection:
+    """How a family of models is pre-trained."""
+
+    config: str
+    """The configuration file of `eqssl pretrain`, beside the study's own."""
+
+    labels: list[str] | None = None
+    """For a family that predicts labels: the arguments of `eqssl labels` that make them of the sources."""
+
+
+@dataclass(kw_only=True)
+class RegimeSection:
+    """A way of pre-training."""
+
+    settings: Settings = field(default_factory=dict)
+    """What sets it apart."""
+
+    is_random: bool = False
+    """Whether there is no pre-training at all: what is fine-tuned has random weights."""
+
+    tune: dict[str, list[float]] = field(default_factory=dict)
+    """Settings of its own that are chosen after the study's: the values that are tried."""
+
+    @property
+    def num_inner_steps(self) -> int:
+        """K; 0 of conventional training."""
+        num = self.settings.get(NUM_INNER_STEPS, 0)
+
+        return num if isinstance(num, int) else 0
+
+
+@dataclass(kw_only=True)
+class TuningSection:
+    """How settings are chosen, in runs of their own with a seed that no cell has."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """The settings that every regime chooses, and the values that are tried; each by itself, in this order."""
+
+    settings: Settings = field(default_factory=dict)
+    """What is different in these runs, such as fewer updates."""
+
+    seed: int = 1000
+    """Their seed."""
+
+
+@dataclass(kw_only=True)
+class FinetuningSection:
+    """How models are compared as recognisers, one for each source."""
+
+    config: str
+    """The configuration file of `eqssl finetune`, beside the study's own."""
+
+    seen: list[str] = field(default_factory=list)
+    """Sources that are pre-trained on."""
+
+    unseen: list[str] = field(default_factory=list)
+    """Sources of languages that are not."""
+
+    labels: dict[str, Settings] = field(default_factory=dict)
+    """Amounts of labels, by name: what sets them apart."""
+
+    split: str = "test"
+    """What is recognised."""
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources."""
+        return [*self.seen, *self.unseen]
+
+
+@dataclass(kw_only=True)
+class AdaptationSection:
+    """How models are compared by what steps of gradient descent on one source do to their own loss."""
+
+    seen: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+    arguments: list[str] = field(default_factory=list)
+    """Further arguments of `eqssl adapt`."""
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources."""
+        return [*self.seen, *self.unseen]
+
+
+@dataclass(kw_only=True)
+class CellsSection:
+    """Cells of the study: everything that a list names with everything that the others name."""
+
+    families: list[str]
+    regimes: list[str]
+    seeds: list[int]
+    counting: Counting = "audio"
+    labels: list[str] = field(default_factory=list)
+    """The amounts of labels that models are fine-tuned on; none for no fine-tuning."""
+
+    adapt: bool = True
+    """Whether their adaptation is measured."""
+
+
+@dataclass(kw_only=True)
+class Study:
+    """What a study consists of."""
+
+    sources: list[str]
+    """What is pre-trained on."""
+
+    pretraining: dict[str, PretrainingSection]
+    """By family."""
+
+    regimes: dict[str, RegimeSection]
+    cells: list[CellsSection]
+    """In the order in which they are run."""
+
+    finetuning: FinetuningSection | None = None
+    adaptation: AdaptationSection | None = None
+    tuning: TuningSection = field(default_factory=TuningSection)
+    baseline: str | None = None
+    """The regime that the others are compared with; by default the first."""
+
+    settings: Settings = field(default_factory=dict)
+    """Of every pre-training."""
+
+
+def read_study(file: Path) -> Study:
+    """Read the file of a study.
+
+    :param file: A YAML file with the fields of :class:`Study`.
+    :raises InputError: If it cannot be read, has a field that there is not, or names what it does not define.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(file)
+    except OSError as ex:
+        raise InputError(f"{file}: cannot be read ({ex.strerror}); correct the path.") from None
+    except (YAMLError, UnicodeDecodeError) as ex:
+        raise InputError(f"{file}: is not YAML ({' '.join(str(ex).split())}).") from None
+
+    try:
+        study = StandardValueConverter().structure(content, Study)
+    except StructureError as ex:
+        raise InputError(f"{file}: {_describe(ex)}") from None
+
+    assert isinstance(study, Study)
+
+    _check(file, study)
+
+    return study
+
+
+def _check(file: Path, study: Study) -> None:
+    if not study.cells:
+        raise InputError(f"{file}: `cells` is empty; list at least one.")
+
+    finetuning = study.finetuning
+    amounts: Mapping[str, object] = {} if finetuning is None else finetuning.labels
+
+    for number, cells in enumerate(study.cells):
+        where = f"{file}: `cells[{number}]"
+
+        _require_known(f"{where}.families`", cells.families, study.pretraining, "pretraining")
+        _require_known(f"{where}.regimes`", cells.regimes, study.regimes, "regimes")
+        _require_known(f"{where}.labels`", cells.labels, amounts, "finetuning.labels")
+
+        if study.tuning.seed in cells.seeds:
+            raise InputError(
+                f"{where}.seeds` has {study.tuning.seed}, the seed of `tuning`; choose another."
+            )
+
+    _check_sources(file, study)
+
+    if study.baseline is not None:
+        _require_known(f"{file}: `baseline`", [study.baseline], study.regimes, "regimes")
+
+    configs = [section.config for section in study.pretraining.values()]
+    if finetuning is not None:
+        configs.append(finetuning.config)
+
+    for config in configs:
+        if not (file.parent / config).is_file():
+            raise InputError(
+                f"{file}: there is no file `{file.parent / config}`; correct `config`."
+            )
+
+
+def _check_sources(file: Path, study: Study) -> None:
+    for section in (study.finetuning, study.adaptation):
+        if section is None:
+            continue
+
+        for names, is_seen in ((section.seen, True), (section.unseen, False)):
+            for name in names:
+                if (name in study.sources) != is_seen:
+                    raise InputError(
+                        f"{file}: `{name}` is listed as {'seen' if is_seen else 'unseen'}, but `sources` "
+                        f"{'does not name' if is_seen else 'names'} it; correct one of the two."
+                    )
+
+
+def _require_known(where: str, names: list[str], known: Mapping[str, object], section: str) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"{where} names `{name}`, which `{section}` does not define (it has {', '.join(known) or 'nothing'})."
+            )
+
+
+def _describe(ex: BaseException) -> str:
+    """Say what is wrong with which field, of what the host says of all that the field is in."""
+    fields = []
+
+    while ex.__cause__ is not None:
+        fields += _FIELD.findall(str(ex))
+        ex = ex.__cause__
+
+    return " ".join([*([f"`{'.'.join(fields)}`:"] if fields else []), *str(ex).split()])
