@@ -87,6 +87,7 @@ def _run(options: Namespace) -> int:
 
 def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
     import torch
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from eqssl_speech.study.runner import StudyRunner
@@ -113,7 +114,7 @@ def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
         TextColumn("{task.fields[left]}"),
     )
 
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("study", total=len(jobs), left="")
         known: set[str] = set()
 

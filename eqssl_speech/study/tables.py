@@ -108,25 +108,23 @@ def _render_training(content: Mapping[str, Any], amount: str) -> str:
 
 
 def _render_adaptation(adaptation: Mapping[str, Any]) -> str:
+    groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in adaptation.values())]
     rows = []
 
-    for regime, groups in adaptation.items():
-        cells = []
-        for group in (SEEN, UNSEEN):
-            curve = groups.get(group, {}).get("curve", [])
-            steps = (0, 1, 5, len(curve) - 1)
-            cells += [_show_spread(curve[k] if k < len(curve) else None, 3) for k in steps]
-            cells.append(_show_spread(groups.get(group, {}).get("lowest"), 3))
+    for regime, found in adaptation.items():
+        cells = [regime]
 
-        rows.append([regime, *cells])
+        for group in groups:
+            curve = found[group]["curve"] if group in found else []
+            shown = [(curve[k] if k < len(curve) else None) for k in (0, 1, 5)]
+            shown += [curve[-1], found[group]["lowest"]] if curve else [None, None]
+            cells += [_show_spread(x, 3) for x in shown]
 
-    titles = [
-        f"{group} {at}" for group in (SEEN, UNSEEN) for at in ("0", "1", "5", "last", "lowest")
-    ]
+        rows.append(cells)
 
     return _table(
         "Own validation loss in bits after so many steps of adaptation (mean and standard deviation over seeds)",
-        ["regime", *titles],
+        ["regime", *(f"{g} {at}" for g in groups for at in ("0", "1", "5", "last", "lowest"))],
         rows,
     )
 

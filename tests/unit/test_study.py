@@ -1,4 +1,4 @@
-"""A study lists its jobs from one file, runs them in order, goes on where it was stopped, and compares with intervals."""
+"""A study lists its jobs from one file, runs them, goes on where it was stopped, and compares with intervals."""
 
 from __future__ import annotations
 
