@@ -55,7 +55,10 @@ setup(
     author="eqssl_speech contributors",
     license="MIT",
     packages=find_packages(include=["eqssl_speech", "eqssl_speech.*"]),
-    package_data={"eqssl_speech": ["py.typed"], "": ["*.tsv", "*.json", "*.yaml", "*.txt"]},
+    package_data={
+        "eqssl_speech": ["py.typed"],
+        "": ["*.tsv", "*.json", "*.yaml", "*.txt", "*.jinja"],
+    },
     zip_safe=False,
     python_requires=">=3.10,<3.13",
     install_requires=[
@@ -67,6 +70,7 @@ setup(
         "sentencepiece>=0.2",
         "rich~=14.2",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "rapidfuzz>=3.9.7,<4",
         "filelock>=3.12",
     ],

@@ -22,6 +22,7 @@ from eqssl_speech.cli import (
     lm,
     prepare,
     pretrain,
+    report,
     study,
     tokenizer,
     transcribe,
@@ -44,6 +45,7 @@ examples:
   eqssl transcribe runs/asr recordings                         text for new recordings
   eqssl align runs/asr corpus --out test.ctm                   when each word of the texts is said
   eqssl export runs/asr --to hf --out exported                 for other programs
+  eqssl report runs/mine runs/asr --out report                 pictures and tables of runs, in one page
   eqssl study my.yaml corpus studies/mine                      many trainings that are compared
 """
 
@@ -66,6 +68,7 @@ _COMMANDS: Final = (
     align,
     export,
     lm,
+    report,
     study,
 )
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from eqssl_speech.error import InputError
 from eqssl_speech.report.output import write_atomically
 from eqssl_speech.report.picture import draw_line, make_styles
-from eqssl_speech.tasks.adapt.adapt import AdaptationCurve, AdaptationOptions
 from eqssl_speech.text.tables import render_table
+
+if TYPE_CHECKING:
+    from eqssl_speech.tasks.adapt.adapt import AdaptationCurve, AdaptationOptions
 
 ADAPTATION_FILE: Final = "adaptation.json"
 

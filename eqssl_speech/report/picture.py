@@ -27,7 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 
 _DASHES = ("-", "--", "-.", ":")
 
-_HATCHES = ("////", "....", "xxxx", "----")
+HATCHES = ("////", "....", "xxxx", "----")
 
 
 def draw_picture(runs: Sequence[RunRecord], summary: Summary, directory: Path) -> Path:
@@ -129,7 +129,7 @@ def _find_chances(run: RunRecord) -> set[float]:
 def _draw_gains(axes: Axes, summary: Summary, sources: Sequence[str]) -> None:
     width = 0.8 / len(summary.runs)
 
-    for nr, ((name, run), hatch) in enumerate(zip(summary.runs.items(), cycle(_HATCHES))):
+    for nr, ((name, run), hatch) in enumerate(zip(summary.runs.items(), cycle(HATCHES))):
         gains = [run.sources[s].adaptation_gain if s in run.sources else None for s in sources]
 
         axes.bar(

@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
 
 from eqssl_speech.study.jobs import SEEN, UNSEEN
 
-_COUNTINGS: Final = {
-    "audio": "the same audio in each update",
-    "updates": "as many updates, with full batches",
-    "gradients": "as many gradient evaluations, with full batches",
+COUNTINGS: Final = {
+    "audio": "equal audio per update",
+    "updates": "equal updates",
+    "gradients": "equal gradient evaluations",
 }
+"""What is said of each way of counting."""
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A table."""
+
+    title: str
+
+    note: str
+    """What the numbers are."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def list_tables(results: Mapping[str, Any]) -> list[Table]:
+    """List all tables that there is something for."""
+    tables = [_list_tuning(results["tuning"])]
+
+    for group in results["groups"]:
+        where = f"{group['family']}, {COUNTINGS[group['counting']]}"
+
+        tables += [
+            replace(table, title=f"{table.title}: {where}")
+            for table in _list_group(group, results["baseline"])
+        ]
+
+    return [table for table in tables if table.rows]
 
 
 def render_results(results: Mapping[str, Any]) -> str:
-    """Return all tables that there is something for."""
-    parts = [_render_tuning(results["tuning"])] if results["tuning"] else []
+    """Return all tables, in Markdown."""
+    parts = []
 
-    for group in results["groups"]:
-        title = f"## {group['family']}, {_COUNTINGS[group['counting']]}"
-        tables = [table for table in _render_group(group, results["baseline"]) if table]
+    for table in list_tables(results):
+        rule = ["---"] * len(table.head)
+        lines = ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *table.rows)]
 
-        if tables:
-            parts.append("\n\n".join([title, *tables]))
+        parts.append("\n".join([f"**{table.title}.** {table.note}", "", *lines]))
 
     return "\n\n".join(parts) or "Nothing is done yet."
 
 
-def _render_group(group: Mapping[str, Any], baseline: str) -> Iterable[str]:
+def _list_group(group: Mapping[str, Any], baseline: str) -> Iterable[Table]:
     for amount, content in group["finetuning"].items():
-        if not content["regimes"]:
-            continue
-
         for unit in ("cer", "wer"):
-            yield _render_rates(content, unit, amount)
-            yield _render_differences(content, unit, amount, baseline)
+            yield _list_rates(content, unit, amount)
+            yield _list_differences(content, unit, amount, baseline)
 
-        yield _render_training(content, amount)
+        yield _list_training(content, amount)
 
-    yield _render_adaptation(group["adaptation"])
-    yield _render_pretraining(group["pretraining"])
+    yield _list_adaptation(group["adaptation"])
+    yield _list_pretraining(group["pretraining"])
 
 
-def _render_rates(content: Mapping[str, Any], unit: str, amount: str) -> str:
+def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
     rows = [
         [
             regime,
@@ -53,14 +80,15 @@ def _render_rates(content: Mapping[str, Any], unit: str, amount: str) -> str:
         for regime, row in content["regimes"].items()
     ]
 
-    return _table(
-        f"{unit.upper()} in percent, {amount} (95 % interval over seeds and utterances)",
+    return Table(
+        f"{unit.upper()}, {amount}",
+        "In percent, with intervals that hold 95 % of the resamples of seeds and utterances.",
         ["regime", "seeds", *content["scopes"]],
         rows,
     )
 
 
-def _render_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> str:
+def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> Table:
     key = f"{unit}_difference"
     rows = [
         [regime, *(_show_difference(row[key].get(scope)) for scope in content["scopes"])]
@@ -68,14 +96,16 @@ def _render_differences(content: Mapping[str, Any], unit: str, amount: str, base
         if key in row
     ]
 
-    return _table(
-        f"{unit.upper()}, difference to `{baseline}` in points, {amount} (* outside of the noise; below 0 is better)",
+    return Table(
+        f"{unit.upper()} against {baseline}, {amount}",
+        "The difference in points, below 0 where it is better, on the same draws of seeds and utterances; * marks "
+        "intervals without 0.",
         ["regime", *content["scopes"]],
         rows,
     )
 
 
-def _render_training(content: Mapping[str, Any], amount: str) -> str:
+def _list_training(content: Mapping[str, Any], amount: str) -> Table:
     goals = list(
         dict.fromkeys(
             goal for row in content["regimes"].values() for goal in row["training"]["goals"]
@@ -99,15 +129,16 @@ def _render_training(content: Mapping[str, Any], amount: str) -> str:
 
         rows.append([regime, *cells])
 
-    return _table(
-        f"Fine-tuning, {amount}: lowest validation loss (nats a label); trainings that came below a CER, and their "
-        "mean number of updates then",
+    return Table(
+        f"Fine-tuning, {amount}",
+        "The lowest validation loss in nats a label; how many trainings came below a CER, and their mean number of "
+        "updates then.",
         ["regime", *sources, *(f"CER {goal}" for goal in goals)],
         rows,
     )
 
 
-def _render_adaptation(adaptation: Mapping[str, Any]) -> str:
+def _list_adaptation(adaptation: Mapping[str, Any]) -> Table:
     groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in adaptation.values())]
     rows = []
 
@@ -122,14 +153,16 @@ def _render_adaptation(adaptation: Mapping[str, Any]) -> str:
 
         rows.append(cells)
 
-    return _table(
-        "Own validation loss in bits after so many steps of adaptation (mean and standard deviation over seeds)",
+    return Table(
+        "Adaptation",
+        "The own validation loss in bits after so many steps on one source, averaged over sources; mean and standard "
+        "deviation over seeds.",
         ["regime", *(f"{g} {at}" for g in groups for at in ("0", "1", "5", "last", "lowest"))],
         rows,
     )
 
 
-def _render_pretraining(pretraining: Mapping[str, Any]) -> str:
+def _list_pretraining(pretraining: Mapping[str, Any]) -> Table:
     rows = [
         [
             regime,
@@ -145,40 +178,33 @@ def _render_pretraining(pretraining: Mapping[str, Any]) -> str:
         for regime, row in pretraining.items()
     ]
 
-    return _table(
-        "Pre-training at its end: validation loss in bits at theta and adapted, accuracy, share of codes in use, mean "
-        "cosine of two sources' gradients, hours of audio, minutes",
+    return Table(
+        "Pre-training",
+        "At its end: validation loss in bits at theta and adapted, accuracy, and share of codes in use; the mean "
+        "cosine of two sources' gradients, hours of audio, and minutes.",
         ["regime", "seeds", "loss", "adapted", "accuracy", "codes", "cosine", "hours", "minutes"],
         rows,
     )
 
 
-def _render_tuning(tuning: Sequence[Mapping[str, Any]]) -> str:
+def _list_tuning(tuning: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
             row["family"],
             row["regime"],
-            f"`{row['setting']}`",
+            row["setting"],
             ", ".join(f"{v}: {'-' if x is None else f'{x:.3f}'}" for v, x in row["losses"].items()),
             f"{row['chosen']:g}",
         ]
         for row in tuning
     ]
 
-    return _table(
-        "Tuning: validation loss in bits of each value, and the value chosen",
+    return Table(
+        "Tuning",
+        "The validation loss in bits that each value came to, at theta or adapted, whichever is lower.",
         ["family", "regime", "setting", "losses", "chosen"],
         rows,
     )
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-
-    return "\n".join([f"{title}:", "", *lines])
 
 
 def _count_seeds(numbers: Iterable[int]) -> str:

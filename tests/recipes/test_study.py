@@ -126,7 +126,7 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
     assert [path.stat().st_mtime_ns for path in done] == times
     output = capsys.readouterr().out
     assert "| last-1 | 1 |" in output
-    assert "difference to `plain`" in output
+    assert "**CER against plain, few: " in output
 
     results = json.loads((out / "results.json").read_text())
     (group,) = results["groups"]
