@@ -25,7 +25,8 @@ from recipe_runs import (
 
 from eqssl_speech.cli import main
 
-CONFIGS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+# Of trainings; a study is no training.
+CONFIGS = [f for f in sorted((REPOSITORY / "recipes").rglob("*.yaml")) if f.name != "study.yaml"]
 
 FINETUNE_CONFIGS = [file for file in CONFIGS if file.name.startswith("finetune")]
 PRETRAIN_CONFIGS = [file for file in CONFIGS if file not in FINETUNE_CONFIGS]

@@ -278,6 +278,6 @@ def test_command_ends_with_two_and_one_sentence(
 
 
 def test_every_style_of_a_line_differs_without_its_colour() -> None:
-    from eqssl_speech.report.picture import _make_styles
+    from eqssl_speech.report.picture import make_styles
 
-    assert len({style[1:] for style in _make_styles(32)}) == 32
+    assert len({style[1:] for style in make_styles(32)}) == 32
