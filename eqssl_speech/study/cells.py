@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,10 @@ from eqssl_speech.study.study_file import Counting, RegimeSection, Settings, Stu
 _AUDIO: Final = "dataset.audio_seconds_per_update"
 _NUM_STEPS: Final = "regime.num_steps"
 
-# What counts updates, and shrinks with their number.
-_STEP_COUNTS: Final = (
-    _NUM_STEPS,
-    "regime.validate_every_n_steps",
-    "regime.checkpoint_every_n_steps",
-    "regime.publish_metrics_every_n_steps",
-    "lr_scheduler.config.num_warmup_steps",
-)
+_PUBLISH: Final = "regime.publish_metrics_every_n_steps"
+_CHECKPOINT: Final = "regime.checkpoint_every_n_steps"
+_VALIDATE: Final = "regime.validate_every_n_steps"
+_WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
 
 
 @final
@@ -103,8 +100,20 @@ def make_settings(
     settings[_AUDIO] = _look_up(settings, base, _AUDIO) * num_batches
 
     if counting == "gradients":
-        for name in _STEP_COUNTS:
-            settings[name] = max(1, int(_look_up(settings, base, name)) // num_batches)
+        num_steps, publish, checkpoint, warm_up = (
+            max(1, int(_look_up(settings, base, name)) // num_batches)
+            for name in (_NUM_STEPS, _PUBLISH, _CHECKPOINT, _WARM_UP)
+        )
+        # The host wants multiples, and the last update has to be validated.
+        publish = math.gcd(num_steps, publish)
+
+        settings |= {
+            _NUM_STEPS: num_steps,
+            _PUBLISH: publish,
+            _CHECKPOINT: max(publish, checkpoint // publish * publish),
+            _VALIDATE: num_steps,
+            _WARM_UP: warm_up,
+        }
 
     return settings
 

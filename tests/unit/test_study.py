@@ -149,6 +149,10 @@ def test_regimes_are_counted_in_three_ways() -> None:
     assert by_gradients["dataset.audio_seconds_per_update"] == 4 * 48
     assert by_gradients["regime.num_steps"] == 75
     assert by_gradients["lr_scheduler.config.num_warmup_steps"] == 1
+    # The last update is validated, and all are multiples of what is published.
+    assert by_gradients["regime.validate_every_n_steps"] == 75
+    assert by_gradients["regime.publish_metrics_every_n_steps"] == 3
+    assert by_gradients["regime.checkpoint_every_n_steps"] == 12
 
     assert make("gradients", "per_source") == make("audio", "per_source")
 
