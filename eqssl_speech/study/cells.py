@@ -57,11 +57,13 @@ def list_cells(study: Study) -> list[PlannedCell]:
         for seed in section.seeds:
             for family in section.families:
                 for regime in section.regimes:
+                    how = study.regimes[regime]
                     cell = Cell(
-                        family,
+                        # What is not pre-trained is the same in each family,
+                        next(iter(study.pretraining)) if how.is_random else family,
                         regime,
-                        # Without inner steps all of them are the same.
-                        section.counting if study.regimes[regime].num_inner_steps else "audio",
+                        # and what has no inner steps by each count.
+                        section.counting if how.num_inner_steps else "audio",
                         seed,
                     )
                     before = planned.get(cell)

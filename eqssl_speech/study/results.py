@@ -44,10 +44,10 @@ def write_results(study: Study, planner: Planner, out: Path) -> dict[str, Any]:
         members = [
             p
             for p in cells
-            if p.cell.family == family
+            if (how := study.regimes[p.cell.regime]).is_random
+            or p.cell.family == family
             # Conventional training is the same by any count.
-            and p.cell.counting in (counting, "audio")
-            and (p.cell.counting == counting or not study.regimes[p.cell.regime].num_inner_steps)
+            and (p.cell.counting == counting or not how.num_inner_steps)
         ]
         groups.append(_gather(study, out, family, counting, members))
 
