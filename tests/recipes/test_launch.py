@@ -307,3 +307,16 @@ def test_quickstart_trains_in_two_processes(tmp_path):
     assert rows[-1]["audio_seconds_per_update"] == pytest.approx(24, abs=0.01)
 
     assert "equilibrium" in (tmp_path / "summary.json").read_text()
+
+
+@pytest.mark.parametrize("extra", [[], ["--list"]])
+def test_the_study_is_run_and_drawn(programs, tmp_path, extra):
+    (tmp_path / "sources.tsv").touch()
+
+    script = RECIPES / "equilibrium_study" / "run.sh"
+    result = programs.run(script, tmp_path, tmp_path / "out", *extra)
+
+    assert result.returncode == 0, result.stderr
+    # A list of what there is to do draws nothing.
+    expected = ["study"] if extra else ["study", "report"]
+    assert [call.subcommand for call in programs.calls("python")] == expected

@@ -9,19 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from fairseq2.utils.structured import StandardValueConverter
+from fairseq2.utils.validation import StandardObjectValidator
 from ruamel.yaml import YAML
 
 from eqssl_speech.error import InputError
-from eqssl_speech.study.cells import Cell, list_cells, make_settings
+from eqssl_speech.study.cells import Cell, list_cells, make_settings, read_base
 from eqssl_speech.study.jobs import Job, Planner
 from eqssl_speech.study.runner import StudyRunner, find_log, read_record
 from eqssl_speech.study.statistics import Resampler, count_utterances
-from eqssl_speech.study.study_file import Study, read_study
+from eqssl_speech.study.study_file import Counting, Study, read_study
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
+from eqssl_speech.tasks.pretrain.config import PretrainConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "equilibrium_study" / "study.yaml"
 
@@ -336,3 +339,29 @@ def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert isinstance(study, Study)
     assert study.regimes["last-3"].num_inner_steps == 3
     assert study.regimes["plain"].num_inner_steps == 0
+
+
+@pytest.mark.parametrize("counting", get_args(Counting))
+@pytest.mark.parametrize(
+    "regime", [n for n, r in read_study(RECIPE).regimes.items() if not r.is_random]
+)
+def test_the_settings_of_the_recipe_are_those_that_pre_training_takes(
+    regime: str, counting: Any
+) -> None:
+    study = read_study(RECIPE)
+
+    for section in study.pretraining.values():
+        content = dict(read_base(RECIPE.parent / section.config))
+        settings = make_settings(study, content, study.regimes[regime], counting)
+        tuned = {key: values[0] for key, values in study.regimes[regime].tune.items()}
+
+        for name, value in (settings | tuned).items():
+            *parents, key = name.split(".")
+            target = content
+            for parent in parents:
+                target[parent] = dict(target[parent])
+                target = target[parent]
+            target[key] = value
+
+        config = StandardValueConverter().structure(content, PretrainConfig)
+        StandardObjectValidator().validate(config)
