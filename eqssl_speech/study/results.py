@@ -45,9 +45,11 @@ def write_results(study: Study, planner: Planner, out: Path) -> dict[str, Any]:
             p
             for p in cells
             if (how := study.regimes[p.cell.regime]).is_random
-            or p.cell.family == family
-            # Conventional training is the same by any count.
-            and (p.cell.counting == counting or not how.num_inner_steps)
+            or (
+                p.cell.family == family
+                # Conventional training is the same by any count.
+                and (p.cell.counting == counting or not how.num_inner_steps)
+            )
         ]
         groups.append(_gather(study, out, family, counting, members))
 

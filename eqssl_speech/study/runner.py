@@ -42,6 +42,15 @@ class StudyProgress:
 
 
 @final
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    command: list[str]
+    process: subprocess.Popen[bytes]
+    start: float
+
+
+@final
 class StudyRunner:
     """Runs jobs as processes of `eqssl`, as many at once as there are workers."""
 
@@ -90,7 +99,7 @@ class StudyRunner:
                 times.setdefault(job.kind, []).append(record["wall_s"])
 
         pending = [job for job in jobs if job.name not in done]
-        running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+        running: dict[int, _Running] = {}
         progress = StudyProgress(len(done), len(jobs))
 
         with self._handle_signals():
@@ -101,8 +110,8 @@ class StudyRunner:
 
                 changed = self._start(pending, running, done, progress.failed)
 
-                for worker, (job, process, start) in list(running.items()):
-                    status = process.poll()
+                for worker, active in list(running.items()):
+                    job, status = active.job, active.process.poll()
                     if status is None:
                         continue
 
@@ -110,17 +119,17 @@ class StudyRunner:
                     del running[worker]
 
                     # What was stopped by somebody else is tried again with the next run of the study.
-                    if status == 0 or job.may_fail:
-                        wall_s = time.monotonic() - start
+                    if status == 0 or self._is_result(job, status):
+                        wall_s = time.monotonic() - active.start
                         done.add(job.name)
                         times.setdefault(job.kind, []).append(wall_s)
-                        self._write_record(job, process.args, status, wall_s)  # type: ignore[arg-type]
+                        self._write_record(job, active.command, status, wall_s)
                     else:
                         progress.failed.append(job.name)
 
                 if changed:
                     progress.num_done = len(done)
-                    progress.running = tuple(job.name for job, _, _ in running.values())
+                    progress.running = tuple(active.job.name for active in running.values())
                     progress.time_left_s = _estimate(
                         pending, running.values(), times, self._num_workers
                     )
@@ -133,10 +142,14 @@ class StudyRunner:
 
         return progress.failed
 
+    def _is_result(self, job: Job, status: int) -> bool:
+        """Say whether a job that failed says something: it began, which shows in its directory, and came to nothing."""
+        return job.may_fail and status in (1, 2) and (self._out / job.name).exists()
+
     def _start(
         self,
         pending: list[Job],
-        running: dict[int, tuple[Job, subprocess.Popen[bytes], float]],
+        running: dict[int, _Running],
         done: set[str],
         failed: list[str],
     ) -> bool:
@@ -160,7 +173,8 @@ class StudyRunner:
                 failed.append(job.name)
                 continue
 
-            running[worker] = (job, self._spawn(job, command, worker), time.monotonic())
+            process = self._spawn(job, command, worker)
+            running[worker] = _Running(job, command, process, time.monotonic())
 
         return changed
 
@@ -178,13 +192,13 @@ class StudyRunner:
                 start_new_session=True,
             )
 
-    def _end(self, running: Mapping[int, tuple[Job, subprocess.Popen[bytes], float]]) -> None:
+    def _end(self, running: Mapping[int, _Running]) -> None:
         """Ask the running jobs to stop, which trainings do with a checkpoint, and wait for them."""
-        for _, process, _ in running.values():
-            process.send_signal(signal.SIGTERM)
+        for active in running.values():
+            active.process.send_signal(signal.SIGTERM)
 
-        for _, process, _ in running.values():
-            process.wait()
+        for active in running.values():
+            active.process.wait()
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
@@ -207,7 +221,7 @@ class StudyRunner:
 
     def _write_record(self, job: Job, command: list[str], status: int, wall_s: float) -> None:
         record = {
-            "command": ["eqssl", *command[3:]],
+            "command": ["eqssl", *command],
             "commit": self._commit,
             "status": status,
             "wall_s": round(wall_s, 1),
@@ -275,16 +289,16 @@ def _find_record(out: Path, name: str) -> Path:
 
 def _estimate(
     pending: Sequence[Job],
-    running: Iterable[tuple[Job, object, float]],
+    running: Iterable[_Running],
     times: Mapping[str, Sequence[float]],
     num_workers: int,
 ) -> float | None:
-    jobs = [*pending, *(job for job, _, _ in running)]
+    jobs = [*pending, *(active.job for active in running)]
 
     if any(job.kind not in times for job in jobs):
         return None
 
-    spent = sum(time.monotonic() - start for _, _, start in running)
+    spent = sum(time.monotonic() - active.start for active in running)
     total = sum(median(times[job.kind]) for job in jobs)
 
     return max(0.0, total - spent) / num_workers

@@ -232,16 +232,33 @@ def run_jobs(out: Path, jobs: list[Job]) -> list[str]:
     return runner.run(jobs)
 
 
-def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failure_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def start(command: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
+        if "broken-off" not in command:
+            return popen(command, **kwargs)
+
+        # A training that diverges has written something by then.
+        (tmp_path / "a" / "3").mkdir(parents=True)
+
+        return popen(["/bin/sh", "-c", "exit 2"], **kwargs)
+
+    monkeypatch.setattr("eqssl_speech.study.runner.subprocess.Popen", start)
+
     jobs = [
         make_job("a/1", "no-such-command"),
         make_job("b/1", "--help", needs=("a/1",)),
         make_job("a/2", "--help"),
-        make_job("a/3", "no-such-command", may_fail=True),
+        make_job("a/3", "broken-off", may_fail=True),
+        make_job("a/4", "no-such-command", may_fail=True),
         make_job("b/3", "--help", needs=("a/3", "a/2")),
     ]
 
-    assert run_jobs(tmp_path, jobs) == ["a/1"]
+    # What cannot begin is no result.
+    assert run_jobs(tmp_path, jobs) == ["a/1", "a/4"]
     assert "no-such-command" in find_log(tmp_path, "a/1").read_text()
     assert read_record(tmp_path, "b/1") is None
     assert read_record(tmp_path, "b/3") is not None
@@ -252,7 +269,8 @@ def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 
     # What is done is not done again; what failed is tried again.
     find_log(tmp_path, "a/2").unlink()
-    assert run_jobs(tmp_path, [make_job("a/1", "--help"), *jobs[1:]]) == []
+    again = [make_job(name, "--help") for name in ("a/1", "a/4")]
+    assert run_jobs(tmp_path, [again[0], *jobs[1:4], again[1], jobs[5]]) == []
     assert not find_log(tmp_path, "a/2").exists()
 
     with pytest.raises(InputError, match="was made with `--help`, but the study says `lm` now"):
