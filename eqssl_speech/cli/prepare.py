@@ -15,6 +15,7 @@ domain and licence of each.
 examples:
   eqssl prepare debian-speech corpora/debian_speech --jobs 8
   eqssl prepare folder recordings corpora/mine --resample
+  eqssl prepare grouped corpora/debian_speech corpora/by-domain --by domain
 """
 
 _DEBIAN: Final = """\
@@ -38,6 +39,17 @@ examples:
 """
 
 
+_GROUPED: Final = """\
+Make a corpus whose sources are the languages of another, or its domains (acted dialogue, telephone prompts): what
+pre-training adapts to is then a language, or a domain. The audio stays where it is. A source that holds several
+languages has the language `mul` and no texts.
+
+examples:
+  eqssl prepare grouped corpora/debian_speech corpora/by-domain --by domain
+  eqssl prepare grouped corpora/debian_speech corpora/by-language --by language
+"""
+
+
 def add(commands: Any) -> None:
     """Add the command."""
     prepare = add_command(commands, "prepare", _PREPARE, "make a corpus")
@@ -45,6 +57,7 @@ def add(commands: Any) -> None:
 
     _add_debian_speech(corpora)
     _add_folder(corpora)
+    _add_grouped(corpora)
 
 
 def _add_debian_speech(corpora: Any) -> None:
@@ -83,6 +96,23 @@ def _add_folder(corpora: Any) -> None:
     parser.set_defaults(run=_prepare_folder)
 
 
+def _add_grouped(corpora: Any) -> None:
+    parser = add_command(corpora, "grouped", _GROUPED, "the languages or domains of another corpus")
+
+    parser.add_argument("corpus", metavar="CORPUS", type=Path, help="directory of the corpus")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory of the new one")
+    parser.add_argument(
+        "--by", choices=("language", "domain"), required=True, help="what a source is"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="NAME",
+        action="append",
+        help="take this source; may be given several times (default: all)",
+    )
+    parser.set_defaults(run=_prepare_grouped)
+
+
 def _prepare_debian_speech(options: Namespace) -> int:
     from eqssl_speech.console import print_prepared, show_progress, track_phases
     from eqssl_speech.data.corpora.debian_speech import prepare_debian_speech
@@ -119,5 +149,24 @@ def _prepare_folder(options: Namespace) -> int:
         )
 
     print_prepared(report)
+
+    return 0
+
+
+def _prepare_grouped(options: Namespace) -> int:
+    from eqssl_speech.data.corpora.grouped import group_corpus
+    from eqssl_speech.data.corpus import load_corpus
+    from eqssl_speech.text.tables import render_table
+
+    groups = group_corpus(load_corpus(options.corpus), options.out, options.by, options.source)
+
+    rows = [["source", "language", "train", "valid", "test", "made of"]]
+    for group in groups:
+        counts = [str(group.num_utterances.get(split, 0)) for split in ("train", "valid", "test")]
+        rows.append([group.source.name, group.source.language, *counts, ", ".join(group.members)])
+
+    left = ("source", "language", "made of")
+    print(render_table(rows, title="utterances of each source", left=left))
+    print(f"Written: {options.out}")
 
     return 0
