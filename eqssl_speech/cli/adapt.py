@@ -63,8 +63,8 @@ def add(commands: Any) -> None:
         "--batches",
         metavar="N",
         type=positive_int,
-        default=2,
-        help="validation batches of a source, each with steps of its own (default: 2)",
+        default=3,
+        help="validation batches of a source, of recordings of all lengths (default: 3)",
     )
     parser.add_argument(
         "--step", metavar="N", type=positive_int, help="checkpoint of a run (default: the best)"

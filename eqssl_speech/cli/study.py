@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eqssl_speech.cli.common import add_command, positive_int
 
 if TYPE_CHECKING:
+    from eqssl_speech.study.jobs import Job
     from eqssl_speech.study.runner import StudyProgress
+    from eqssl_speech.study.state import StudyState
 
 _STUDY: Final = """\
 Run what a file lists: pre-trainings by family, regime and seed, each fine-tuned on several languages, evaluated, and
@@ -19,6 +22,8 @@ adapted to sources that it has and has not seen; then print the tables, with int
 
 The cells are run in the order of the file. What is done is not done again, and what was interrupted goes on, so that a
 study may take days, and its tables are there from the first cells on. A job that fails is named, and the others go on.
+Jobs that were done with another command, configuration file or corpus are not mixed with the others: `--redo` does them
+again, with all that was made of them.
 
 examples:
   eqssl study recipes/equilibrium_study/study.yaml corpora/debian_speech studies/equilibrium
@@ -42,6 +47,10 @@ def add(commands: Any) -> None:
         help="jobs run at once (default: one for each GPU, or for each CPU core where there is none)",
     )
 
+    parser.add_argument(
+        "--redo", action="store_true", help="do again what was done with other settings or data"
+    )
+
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--list", action="store_true", help="list the jobs, and which are done")
     only.add_argument("--tables", action="store_true", help="only print the tables")
@@ -52,7 +61,7 @@ def add(commands: Any) -> None:
 def _run(options: Namespace) -> int:
     from eqssl_speech.study.jobs import Planner
     from eqssl_speech.study.results import write_results
-    from eqssl_speech.study.runner import find_log, read_record
+    from eqssl_speech.study.state import StudyState
     from eqssl_speech.study.study_file import read_study
     from eqssl_speech.study.tables import render_results
 
@@ -64,28 +73,52 @@ def _run(options: Namespace) -> int:
     )
     planner = Planner(study, directory, corpus, out)
     jobs = planner.list_jobs()
+    state = StudyState(out, corpus)
 
     if options.list:
         for job in jobs:
-            print(f"{'done' if read_record(out, job.name) else '    '}  {job.name}")
+            print(f"{'done' if state.read(job.name) else '    '}  {job.name}")
 
         return 0
 
+    _refuse_or_redo(options, state, jobs)
+
     failed: list[str] = []
 
-    if not options.tables:
-        failed = _run_jobs(options, out, jobs)
+    try:
+        if not options.tables:
+            failed = _run_jobs(options, out, state, jobs)
+    finally:
+        results = write_results(study, planner, state, out)
 
-    results = write_results(study, planner, out)
     print(render_results(results))
 
     for name in failed:
-        print(f"Failed: {name}; {find_log(out, name)} says why.", file=sys.stderr)
+        print(f"Failed: {name}; {state.find(name, 'log')} says why.", file=sys.stderr)
 
     return 1 if failed else 0
 
 
-def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
+def _refuse_or_redo(options: Namespace, state: StudyState, jobs: Sequence[Job]) -> None:
+    from eqssl_speech.error import InputError
+
+    stale = state.list_stale(jobs)
+    if not stale:
+        return
+
+    if not options.redo:
+        raise InputError(
+            f"{options.out}: {len(stale)} of the jobs that are done, the first of them {stale[0].name}, were done with "
+            "other settings, configuration files or data than there are now; do them again with `--redo`, or choose "
+            "another directory."
+        )
+
+    with state.lock():
+        for job in stale:
+            state.forget(job)
+
+
+def _run_jobs(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Job]) -> list[str]:
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -95,6 +128,9 @@ def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
     from eqssl_speech.tasks.time_left import format_time_left
 
     num_gpus = torch.cuda.device_count()
+    # Of those that this process may see.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(i) for i in range(num_gpus)]
     num_cores = len(os.sched_getaffinity(0))
     num_workers = options.workers or num_gpus or num_cores
 
@@ -102,7 +138,7 @@ def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
     threads = str(max(1, num_cores // num_workers))
     environment = [
         {"OMP_NUM_THREADS": threads}
-        | ({"CUDA_VISIBLE_DEVICES": str(i % num_gpus)} if num_gpus else {})
+        | ({"CUDA_VISIBLE_DEVICES": gpus[i % num_gpus]} if num_gpus else {})
         for i in range(num_workers)
     ]
 
@@ -134,7 +170,8 @@ def _run_jobs(options: Namespace, out: Path, jobs: Any) -> list[str]:
                     )
 
         runner = StudyRunner(
-            out,
+            state,
+            out=out,
             num_workers=num_workers,
             commit=find_version(),
             environment=environment,

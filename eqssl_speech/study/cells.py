@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from eqssl_speech.error import InputError
 from eqssl_speech.study.study_file import Counting, RegimeSection, Settings, Study
 
+_EQUILIBRIUM: Final = "equilibrium"
+_NUM_INNER_STEPS: Final = "equilibrium.num_inner_steps"
 _AUDIO: Final = "dataset.audio_seconds_per_update"
 _NUM_STEPS: Final = "regime.num_steps"
-
 _PUBLISH: Final = "regime.publish_metrics_every_n_steps"
 _CHECKPOINT: Final = "regime.checkpoint_every_n_steps"
 _VALIDATE: Final = "regime.validate_every_n_steps"
 _WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
+
+# Of an equilibrium run only, which may leave them out.
+_INNER_COUNTS: Final = (
+    "equilibrium.start_after_num_steps",
+    "equilibrium.num_inner_warmup_steps",
+)
 
 
 @final
@@ -49,7 +57,132 @@ class PlannedCell:
     adapt: bool
 
 
-def list_cells(study: Study) -> list[PlannedCell]:
+@final
+class SettingsMaker:
+    """Says what each regime is pre-trained with."""
+
+    def __init__(self, study: Study, directory: Path) -> None:
+        """
+        :param study: The study.
+        :param directory: Where the configuration files are that it names.
+        :raises InputError: If one cannot be read.
+        """
+        self._study = study
+        self._bases = {
+            family: _read_base(directory / section.config)
+            for family, section in study.pretraining.items()
+        }
+
+    def num_inner_steps(self, family: str, regime: str) -> int:
+        """Return K; 0 of conventional training."""
+        how = self._study.regimes[regime]
+        settings = self._merge(how)
+
+        if how.is_random or self._find(family, settings, _EQUILIBRIUM) is None:
+            return 0
+
+        num = self._find(family, settings, _NUM_INNER_STEPS)
+
+        return num if isinstance(num, int) else 1
+
+    def make(self, family: str, regime: str, counting: Counting) -> Settings:
+        """Return what a regime is pre-trained with, besides what is tuned.
+
+        :param family: The family.
+        :param regime: The regime.
+        :param counting: See :data:`~eqssl_speech.study.study_file.Counting`.
+        :raises InputError: If the configuration lacks a number that has to change.
+        """
+        settings = self._merge(self._study.regimes[regime])
+        num_batches = 1 + self.num_inner_steps(family, regime)
+
+        if num_batches == 1 or counting == "audio":
+            return settings
+
+        settings[_AUDIO] = self.require(family, settings, _AUDIO) * num_batches
+
+        if counting == "gradients":
+            num_steps = self.require(family, settings, _NUM_STEPS) // num_batches
+
+            return self.shorten(family, settings, num_steps)
+
+        return settings
+
+    def shorten(self, family: str, settings: Settings, num_steps: int) -> Settings:
+        """Have a run end earlier, and all that counts updates with it; the last update is validated.
+
+        :param family: The family.
+        :param settings: The settings.
+        :param num_steps: The updates.
+        """
+        share = num_steps / self.require(family, settings, _NUM_STEPS)
+
+        publish, checkpoint, warm_up = (
+            max(1, int(share * self.require(family, settings, name)))
+            for name in (_PUBLISH, _CHECKPOINT, _WARM_UP)
+        )
+        # The host wants multiples.
+        publish = math.gcd(num_steps, publish)
+
+        inner = {
+            name: int(share * number)
+            for name in _INNER_COUNTS
+            if isinstance(number := self._find(family, settings, name), int) and number > 0
+        }
+
+        return {
+            **settings,
+            **inner,
+            _NUM_STEPS: num_steps,
+            _PUBLISH: publish,
+            _CHECKPOINT: max(publish, checkpoint // publish * publish),
+            _VALIDATE: num_steps,
+            _WARM_UP: warm_up,
+        }
+
+    def _merge(self, regime: RegimeSection) -> Settings:
+        return {
+            "dataset.sources": self._study.sources,
+            **self._study.settings,
+            **regime.settings,
+        }
+
+    def require(self, family: str, settings: Settings, name: str) -> int:
+        """Return a setting that is a whole number.
+
+        :raises InputError: If it is not one.
+        """
+        value = self._find(family, settings, name)
+
+        if not isinstance(value, int):
+            raise InputError(
+                f"`{name}` is not a whole number in the configuration of `{family}`, but has to change with the "
+                "number of updates or inner steps; set it there or in `settings`."
+            )
+
+        return value
+
+    def _find(self, family: str, settings: Settings, name: str) -> Any:
+        """Return a setting, as the last of those says it that it or a section around it is set in."""
+        parts = name.split(".")
+
+        for length in range(len(parts), 0, -1):
+            key = ".".join(parts[:length])
+            if key in settings:
+                return _descend(settings[key], parts[length:])
+
+        value = _descend(self._bases[family], parts)
+
+        # A section that is made up of settings alone.
+        if value is None and any(
+            key.startswith(f"{name}.") and settings.get(name, ...) is not None for key in settings
+        ):
+            return {}
+
+        return value
+
+
+def list_cells(study: Study, maker: SettingsMaker) -> list[PlannedCell]:
     """List the cells in the order in which they are run, each once."""
     planned: dict[Cell, PlannedCell] = {}
 
@@ -57,13 +190,14 @@ def list_cells(study: Study) -> list[PlannedCell]:
         for seed in section.seeds:
             for family in section.families:
                 for regime in section.regimes:
-                    how = study.regimes[regime]
                     cell = Cell(
                         # What is not pre-trained is the same in each family,
-                        next(iter(study.pretraining)) if how.is_random else family,
+                        next(iter(study.pretraining))
+                        if study.regimes[regime].is_random
+                        else family,
                         regime,
                         # and what has no inner steps by each count.
-                        section.counting if how.num_inner_steps else "audio",
+                        section.counting if maker.num_inner_steps(family, regime) else "audio",
                         seed,
                     )
                     before = planned.get(cell)
@@ -78,54 +212,17 @@ def list_cells(study: Study) -> list[PlannedCell]:
     return list(planned.values())
 
 
-def make_settings(
-    study: Study, base: Mapping[str, Any], regime: RegimeSection, counting: Counting
-) -> Settings:
-    """Return what a regime is pre-trained with, besides what is tuned.
-
-    :param study: The study.
-    :param base: The content of the configuration file.
-    :param regime: The regime.
-    :param counting: See :data:`~eqssl_speech.study.study_file.Counting`.
-    :raises InputError: If the configuration file lacks a number that has to change.
-    """
-    settings = {
-        "dataset.sources": study.sources,
-        **study.settings,
-        **regime.settings,
-    }
-    num_batches = 1 + regime.num_inner_steps
-
-    if num_batches == 1 or counting == "audio":
-        return settings
-
-    settings[_AUDIO] = _look_up(settings, base, _AUDIO) * num_batches
-
-    if counting == "gradients":
-        num_steps, publish, checkpoint, warm_up = (
-            max(1, int(_look_up(settings, base, name)) // num_batches)
-            for name in (_NUM_STEPS, _PUBLISH, _CHECKPOINT, _WARM_UP)
-        )
-        # The host wants multiples, and the last update has to be validated.
-        publish = math.gcd(num_steps, publish)
-
-        settings |= {
-            _NUM_STEPS: num_steps,
-            _PUBLISH: publish,
-            _CHECKPOINT: max(publish, checkpoint // publish * publish),
-            _VALIDATE: num_steps,
-            _WARM_UP: warm_up,
-        }
-
-    return settings
+def list_arguments(settings: Settings) -> Iterator[str]:
+    """List settings as `--config` takes them."""
+    for name, value in settings.items():
+        yield f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def read_base(file: Path) -> Mapping[str, Any]:
-    """Read a configuration file.
-
-    :raises InputError: If it is not one.
-    """
-    content = YAML(typ="safe", pure=True).load(file)
+def _read_base(file: Path) -> Mapping[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(file)
+    except (OSError, UnicodeDecodeError, YAMLError):
+        content = None
 
     if not isinstance(content, dict):
         raise InputError(f"{file}: is no configuration of a recipe; correct `config`.")
@@ -133,24 +230,8 @@ def read_base(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def list_arguments(settings: Settings) -> Iterator[str]:
-    """List settings as `--config` takes them."""
-    for name, value in settings.items():
-        yield f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def _look_up(settings: Settings, base: Mapping[str, Any], name: str) -> Any:
-    if name in settings:
-        return settings[name]
-
-    value: Any = base
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-
-    if not isinstance(value, (int, float)):
-        raise InputError(
-            f"`{name}` is not a number in the configuration of pre-training, but has to change with the number of "
-            "inner steps; set it there or in `settings`."
-        )
+def _descend(value: Any, parts: list[str]) -> Any:
+    for part in parts:
+        value = value.get(part) if isinstance(value, dict) else None
 
     return value

@@ -13,10 +13,9 @@ from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import (
     Cell,
     PlannedCell,
+    SettingsMaker,
     list_arguments,
     list_cells,
-    make_settings,
-    read_base,
 )
 from eqssl_speech.study.study_file import Settings, Study
 
@@ -25,6 +24,12 @@ PRETRAIN: Final = "pretrain"
 FINETUNE: Final = "finetune"
 TEST: Final = "test"
 ADAPT: Final = "adapt"
+
+INNER_LR: Final = "equilibrium.inner_lr"
+
+_NUM_STEPS: Final = "regime.num_steps"
+_ADAPTATION_LR: Final = "validation.adaptation_lr"
+_NUM_ADAPTATION_STEPS: Final = "validation.num_adaptation_steps"
 
 SEEN: Final = "seen"
 UNSEEN: Final = "unseen"
@@ -44,8 +49,11 @@ class Job:
     needs: tuple[str, ...] = ()
     """The jobs that have to be done before."""
 
-    may_fail: bool = False
-    """Whether a failure is a result: a setting with which a run diverges is not chosen."""
+    files: tuple[Path, ...] = ()
+    """The configuration files that it reads."""
+
+    may_diverge: bool = False
+    """Whether it is a result that it diverges: the setting is not chosen then."""
 
     @property
     def kind(self) -> str:
@@ -68,23 +76,38 @@ class Planner:
         self._directory = directory
         self._corpus = corpus
         self._out = out
+        self._maker = SettingsMaker(study, directory)
         self._jobs: dict[str, Job] = {}
+
+    def list_cells(self) -> list[PlannedCell]:
+        """List the cells, in the order in which they are run."""
+        return list_cells(self._study, self._maker)
+
+    def num_inner_steps(self, cell: Cell) -> int:
+        """Return the K of a cell; 0 of conventional training."""
+        return self._maker.num_inner_steps(cell.family, cell.regime)
 
     def list_jobs(self) -> list[Job]:
         """List the jobs in the order in which they are started, each after those that it needs."""
-        for planned in list_cells(self._study):
+        for planned in self.list_cells():
             self._plan(planned)
 
         return list(self._jobs.values())
 
-    def choose(self, family: str, regime: str) -> Settings:
+    def choose(self, family: str, regime: str, until: str | None = None) -> Settings:
         """Return the tuned settings of a regime, which are known once its tuning runs are done.
 
+        :param family: The family.
+        :param regime: The regime.
+        :param until: Only those that are chosen before this one.
         :raises InputError: If no run of some setting came to a loss.
         """
         chosen: Settings = {}
 
         for name, values in self.list_tuned(regime).items():
+            if name == until:
+                break
+
             losses = {v: self.read_tuning(family, regime, name, v) for v in values}
             best = min(losses, key=lambda v: losses[v])
 
@@ -97,16 +120,21 @@ class Planner:
 
         return chosen
 
+    def list_tuned(self, regime: str) -> Mapping[str, Sequence[float]]:
+        """List the settings that a regime chooses, in this order, with the values that are tried."""
+        return {**self._study.tuning.values, **self._study.regimes[regime].tune}
+
     def read_tuning(self, family: str, regime: str, name: str, value: float) -> float:
-        """Return the loss by which a setting is chosen: on the validation data of all sources, at theta or after
-        adaptation, whichever is lower; infinite if there is none."""
+        """Return the loss by which a setting is chosen: on the validation data of all sources after the last update, at
+        theta or after the regime's own inner steps, whichever is lower; infinite if there is none."""
         file = self._out / _name_tuning(family, regime, name, value) / "metrics" / "valid.jsonl"
         history = read_history(file) if file.is_file() else {}
 
-        if not history:
-            return math.inf
+        # What has diverged may have left a validation of before.
+        num_steps = self._tuning_settings(family, regime)[_NUM_STEPS]
+        assert isinstance(num_steps, int)
 
-        row = history[max(history)]
+        row = history.get(num_steps, {})
         losses = [get_number(row, key) for key in ("plain_loss", "adapted_loss")]
 
         return min((x for x in losses if x is not None and math.isfinite(x)), default=math.inf)
@@ -128,13 +156,12 @@ class Planner:
                 (SEEN, study.adaptation.seen),
                 (UNSEEN, study.adaptation.unseen),
             ):
-                if sources:
-                    self._plan_adaptation(cell, group, sources, pretrained)
+                for lr in study.adaptation.lrs if sources else []:
+                    self._plan_adaptation(cell, group, sources, lr, pretrained)
 
     def _plan_pretraining(self, cell: Cell) -> str:
-        regime = self._study.regimes[cell.regime]
         needs = self._plan_tuning(cell.family, cell.regime)
-        settings = self._settings(cell)
+        settings = self._maker.make(cell.family, cell.regime, cell.counting)
 
         def make_command() -> list[str]:
             tuned = self.choose(cell.family, cell.regime)
@@ -144,24 +171,15 @@ class Planner:
             )
 
         name = f"{PRETRAIN}/{cell.name}"
-        self._add(Job(name, make_command, (*needs, *self._plan_labels(cell.family, SEEN))))
-
-        assert not regime.is_random
+        needs = (*needs, *self._plan_labels(cell.family, SEEN))
+        self._add(Job(name, make_command, needs, self._files(cell.family)))
 
         return name
 
     def _plan_tuning(self, family: str, regime: str) -> tuple[str, ...]:
         """Plan the runs of tuning; the first settings are chosen before the next are tried."""
-        study = self._study
-        needs = self._plan_labels(family, SEEN)
+        labels = self._plan_labels(family, SEEN)
         before: list[str] = []
-
-        # The cost that all cells have in common.
-        settings = {
-            **self._settings(Cell(family, regime, "audio", study.tuning.seed)),
-            **study.tuning.settings,
-            "common.seed": study.tuning.seed,
-        }
 
         for key, values in self.list_tuned(regime).items():
             jobs = []
@@ -172,39 +190,39 @@ class Planner:
                 def make_command(
                     name: str = name, key: str = key, value: float = value
                 ) -> list[str]:
-                    chosen = self._choose_before(family, regime, key)
+                    chosen = {**self.choose(family, regime, until=key), key: value}
 
-                    return self._pretrain(name, family, {**settings, **chosen, key: value})
+                    # Judged by the steps that it was trained for, where the validation can take such steps.
+                    if INNER_LR in chosen:
+                        chosen[_ADAPTATION_LR] = chosen[INNER_LR]
 
-                self._add(Job(name, make_command, (*needs, *before), may_fail=True))
+                    return self._pretrain(
+                        name, family, self._tuning_settings(family, regime) | chosen
+                    )
+
+                needs = (*labels, *before)
+                self._add(Job(name, make_command, needs, self._files(family), may_diverge=True))
                 jobs.append(name)
 
             before += jobs
 
         return tuple(before)
 
-    def _choose_before(self, family: str, regime: str, name: str) -> Settings:
-        chosen: Settings = {}
+    def _tuning_settings(self, family: str, regime: str) -> Settings:
+        """Return what is common to the tuning runs of a regime, which cost what its cells cost by audio."""
+        tuning = self._study.tuning
+        settings = self._maker.make(family, regime, "audio")
+        num_steps = tuning.num_steps or self._maker.require(family, settings, _NUM_STEPS)
+        settings = self._maker.shorten(family, settings, num_steps)
 
-        for key in self.list_tuned(regime):
-            if key == name:
-                break
+        num_inner_steps = self._maker.num_inner_steps(family, regime)
+        if num_inner_steps > 0:
+            settings[_NUM_ADAPTATION_STEPS] = num_inner_steps
 
-            losses = {
-                v: self.read_tuning(family, regime, key, v) for v in self.list_tuned(regime)[key]
-            }
-            chosen[key] = min(losses, key=lambda v: losses[v])
+        return {**settings, "common.seed": tuning.seed}
 
-        return chosen
-
-    def list_tuned(self, regime: str) -> Mapping[str, Sequence[float]]:
-        """List the settings that a regime chooses, in this order, with the values that are tried."""
-        return {**self._study.tuning.values, **self._study.regimes[regime].tune}
-
-    def _settings(self, cell: Cell) -> Settings:
-        base = read_base(self._directory / self._study.pretraining[cell.family].config)
-
-        return make_settings(self._study, base, self._study.regimes[cell.regime], cell.counting)
+    def _files(self, family: str) -> tuple[Path, ...]:
+        return (self._directory / self._study.pretraining[family].config,)
 
     def _plan_labels(self, family: str, group: str) -> tuple[str, ...]:
         study = self._study
@@ -266,6 +284,7 @@ class Planner:
                 finetune,
                 lambda: self._train("finetune", finetune, section.config, settings),
                 (tokenizer, *([] if pretrained is None else [pretrained])),
+                (self._directory / section.config,),
             )
         )
 
@@ -282,15 +301,16 @@ class Planner:
         self._add(Job(test, lambda: command, (finetune,)))
 
     def _plan_adaptation(
-        self, cell: Cell, group: str, sources: Sequence[str], pretrained: str
+        self, cell: Cell, group: str, sources: Sequence[str], lr: float, pretrained: str
     ) -> None:
         section = self._study.adaptation
         assert section is not None
 
-        name = f"{ADAPT}/{cell.name}/{group}"
+        name = name_adaptation(cell, group, lr)
         labels = self._plan_labels(cell.family, group)
 
         command = ["adapt", str(self._out / pretrained), str(self._corpus)]
+        command += ["--lr", f"{lr:g}"]
         command += ["--out", str(self._out / name), *section.arguments]
 
         for source in sources:
@@ -316,6 +336,11 @@ class Planner:
 
     def _add(self, job: Job) -> None:
         self._jobs.setdefault(job.name, job)
+
+
+def name_adaptation(cell: Cell, group: str, lr: float) -> str:
+    """Return the name of the job that measures adaptation with steps of one size."""
+    return f"{ADAPT}/{cell.name}/{group}/lr={lr:g}"
 
 
 def _name_tuning(family: str, regime: str, name: str, value: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final
@@ -14,10 +15,18 @@ from eqssl_speech.files import replace_file
 from eqssl_speech.report.adaptation import read_adaptation
 from eqssl_speech.report.hypotheses import HYPOTHESES_FILE_NAME, read_hypotheses
 from eqssl_speech.report.runs import get_number, read_history
-from eqssl_speech.study.cells import Cell, PlannedCell, list_cells
-from eqssl_speech.study.jobs import ADAPT, FINETUNE, PRETRAIN, SEEN, TEST, UNSEEN, Planner
-from eqssl_speech.study.runner import read_record
-from eqssl_speech.study.statistics import Counts, Estimate, Resampler, count_utterances
+from eqssl_speech.study.cells import Cell, PlannedCell
+from eqssl_speech.study.jobs import (
+    FINETUNE,
+    PRETRAIN,
+    SEEN,
+    TEST,
+    UNSEEN,
+    Planner,
+    name_adaptation,
+)
+from eqssl_speech.study.state import StudyState
+from eqssl_speech.study.statistics import Estimate, Resampler, UtteranceCounts
 from eqssl_speech.study.study_file import Study
 
 RESULTS_FILE: Final = "results.json"
@@ -28,30 +37,31 @@ _CER_GOALS: Final = (90, 80, 70, 60, 50)
 """Whose first update is looked for, in percent."""
 
 
-def write_results(study: Study, planner: Planner, out: Path) -> dict[str, Any]:
+def write_results(study: Study, planner: Planner, state: StudyState, out: Path) -> dict[str, Any]:
     """Gather what is there, and write it.
 
     :param study: The study.
     :param planner: Its planner.
+    :param state: The records of its jobs, none of which is stale.
     :param out: The directory of the study.
     :returns: What is written: a list of groups of cells that can be compared with each other, and what was tuned.
     :raises InputError: If a file of a result is damaged.
     """
-    cells = list_cells(study)
+    cells = planner.list_cells()
     groups = []
 
     for family, counting in dict.fromkeys((p.cell.family, p.cell.counting) for p in cells):
         members = [
             p
             for p in cells
-            if (how := study.regimes[p.cell.regime]).is_random
+            if study.regimes[p.cell.regime].is_random
             or (
                 p.cell.family == family
                 # Conventional training is the same by any count.
-                and (p.cell.counting == counting or not how.num_inner_steps)
+                and (p.cell.counting == counting or planner.num_inner_steps(p.cell) == 0)
             )
         ]
-        groups.append(_gather(study, out, family, counting, members))
+        groups.append(_gather(study, state, out, family, counting, members))
 
     results = {
         "baseline": _find_baseline(study),
@@ -69,7 +79,12 @@ def write_results(study: Study, planner: Planner, out: Path) -> dict[str, Any]:
 
 
 def _gather(
-    study: Study, out: Path, family: str, counting: str, members: list[PlannedCell]
+    study: Study,
+    state: StudyState,
+    out: Path,
+    family: str,
+    counting: str,
+    members: list[PlannedCell],
 ) -> dict[str, Any]:
     by_regime: dict[str, list[PlannedCell]] = {}
     for planned in members:
@@ -83,25 +98,27 @@ def _gather(
         "pretraining": {
             regime: row
             for regime, cells in by_regime.items()
-            if (row := _gather_pretraining(out, cells)) is not None
+            if (row := _gather_pretraining(state, out, cells)) is not None
         },
         "adaptation": {
             regime: row
             for regime, cells in by_regime.items()
-            if (row := _gather_adaptation(study, out, cells))
+            if (row := _gather_adaptation(study, state, out, cells))
         },
         "finetuning": {
-            amount: _gather_finetuning(study, out, amount, by_regime) for amount in amounts
+            amount: _gather_finetuning(study, state, out, amount, by_regime) for amount in amounts
         },
     }
 
 
-def _gather_pretraining(out: Path, cells: Iterable[PlannedCell]) -> dict[str, Any] | None:
+def _gather_pretraining(
+    state: StudyState, out: Path, cells: Sequence[PlannedCell]
+) -> dict[str, Any] | None:
     rows = []
 
     for planned in cells:
         name = f"{PRETRAIN}/{planned.cell.name}"
-        record = read_record(out, name)
+        record = state.read(name)
         if record is None:
             continue
 
@@ -131,49 +148,51 @@ def _gather_pretraining(out: Path, cells: Iterable[PlannedCell]) -> dict[str, An
 
 
 def _gather_adaptation(
-    study: Study, out: Path, cells: Iterable[PlannedCell]
+    study: Study, state: StudyState, out: Path, cells: Sequence[PlannedCell]
 ) -> dict[str, dict[str, Any]]:
-    assert study.adaptation is None or study.adaptation.arguments is not None
-
+    """Return the curves by step size, and by whether the sources were heard."""
     result: dict[str, dict[str, Any]] = {}
 
-    for group in (SEEN, UNSEEN):
-        curves = []
+    for lr in [] if study.adaptation is None else study.adaptation.lrs:
+        for group in (SEEN, UNSEEN):
+            curves = []
 
-        for planned in cells:
-            name = f"{ADAPT}/{planned.cell.name}/{group}"
+            for planned in cells:
+                name = name_adaptation(planned.cell, group, lr)
 
-            if read_record(out, name) is not None:
-                losses = read_adaptation(out / name).values()
-                # The macro average over sources, at each step.
-                curves.append([mean(at) for at in zip(*losses, strict=True)])
+                if state.read(name) is not None:
+                    losses = read_adaptation(out / name).values()
+                    # The macro average over sources, at each step.
+                    curves.append([mean(at) for at in zip(*losses, strict=True)])
 
-        if curves:
-            result[group] = {
-                "num_seeds": len(curves),
-                "curve": [_spread(at) for at in zip(*curves, strict=True)],
-                "lowest": _spread(min(curve) for curve in curves),
-            }
+            if curves:
+                result.setdefault(f"{lr:g}", {})[group] = [
+                    _spread(at) for at in zip(*curves, strict=True)
+                ]
 
     return result
 
 
 def _gather_finetuning(
-    study: Study, out: Path, amount: str, by_regime: Mapping[str, list[PlannedCell]]
+    study: Study,
+    state: StudyState,
+    out: Path,
+    amount: str,
+    by_regime: Mapping[str, list[PlannedCell]],
 ) -> dict[str, Any]:
     section = study.finetuning
     assert section is not None
 
-    counts: dict[str, dict[int, dict[str, Counts]]] = {}
+    counts: dict[str, dict[int, dict[str, UtteranceCounts]]] = {}
     extras: dict[str, dict[str, Any]] = {}
 
     for regime, cells in by_regime.items():
         for planned in cells:
-            found = _read_cell(out, planned.cell, amount, section.sources)
+            found = _read_cell(state, out, planned.cell, amount, section.sources)
             if found:
                 counts.setdefault(regime, {})[planned.cell.seed] = found
 
-        extras[regime] = _gather_training(out, cells, amount, section.sources)
+        extras[regime] = _gather_training(state, out, cells, amount, section.sources)
 
     parts = {SEEN: section.seen, UNSEEN: section.unseen, "all": section.sources}
     scopes = {
@@ -211,20 +230,22 @@ def _gather_finetuning(
     return {"scopes": list(scopes), "regimes": rows}
 
 
-def _read_cell(out: Path, cell: Cell, amount: str, sources: list[str]) -> dict[str, Counts]:
+def _read_cell(
+    state: StudyState, out: Path, cell: Cell, amount: str, sources: list[str]
+) -> dict[str, UtteranceCounts]:
     found = {}
 
     for source in sources:
         name = f"{TEST}/{cell.name}/{amount}/{source}"
 
-        if read_record(out, name) is not None:
-            found[source] = count_utterances(read_hypotheses(out / name / HYPOTHESES_FILE_NAME))
+        if state.read(name) is not None:
+            found[source] = UtteranceCounts.of(read_hypotheses(out / name / HYPOTHESES_FILE_NAME))
 
     return found
 
 
 def _gather_training(
-    out: Path, cells: Iterable[PlannedCell], amount: str, sources: list[str]
+    state: StudyState, out: Path, cells: Sequence[PlannedCell], amount: str, sources: list[str]
 ) -> dict[str, Any]:
     """Return the lowest validation loss by source, and the updates until the error rate was below each goal."""
     losses: dict[str, list[float]] = {}
@@ -235,7 +256,7 @@ def _gather_training(
             name = f"{FINETUNE}/{planned.cell.name}/{amount}/{source}"
             file = out / name / "metrics" / "valid.jsonl"
 
-            if read_record(out, name) is None or not file.is_file():
+            if state.read(name) is None or not file.is_file():
                 continue
 
             history = read_history(file)
@@ -269,7 +290,9 @@ def _gather_training(
 def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
     rows = []
 
-    for family, regime in dict.fromkeys((p.cell.family, p.cell.regime) for p in list_cells(study)):
+    for family, regime in dict.fromkeys(
+        (p.cell.family, p.cell.regime) for p in planner.list_cells()
+    ):
         if study.regimes[regime].is_random:
             continue
 
@@ -298,20 +321,24 @@ def _find_baseline(study: Study) -> str:
     return study.baseline or next(iter(study.regimes))
 
 
-def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
-    known = [x for x in values if x is not None and math.isfinite(x)]
+def _spread(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Return the mean and the standard deviation; none of both where a run has diverged."""
+    known = [x for x in values if x is not None]
     if not known:
         return None
 
+    num_infinite = sum(not math.isfinite(x) for x in known)
+
     return {
-        "mean": mean(known),
-        "sd": stdev(known) if len(known) > 1 else 0.0,
+        "mean": None if num_infinite else mean(known),
+        "sd": None if num_infinite or len(known) < 2 else stdev(known),
         "num": len(known),
+        "num_infinite": num_infinite,
     }
 
 
-def _to_json(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+def _to_json(estimate: Estimate) -> dict[str, Any]:
+    return {**asdict(estimate), "is_certain": estimate.is_certain}
 
 
 def read_results(out: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, final
+from typing import Final, final
 
 from eqssl_speech.error import InputError
-from eqssl_speech.files import replace_file
 from eqssl_speech.study.jobs import Job
-
-STATE_DIRECTORY: Final = "state"
-"""Where it says of each job what was run, how long it took and how it ended; its output is beside it."""
+from eqssl_speech.study.state import Attempt, StudyState
+from eqssl_speech.tasks.errors import DIVERGED
 
 _POLL_S: Final = 0.2
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @final
@@ -56,26 +55,30 @@ class StudyRunner:
 
     def __init__(
         self,
-        out: Path,
+        state: StudyState,
         *,
         num_workers: int,
         commit: str | None,
         environment: Sequence[Mapping[str, str]],
+        out: Path,
         on_progress: Callable[[StudyProgress], None] = lambda _: None,
     ) -> None:
         """
-        :param out: The directory of the study.
+        :param state: The records of the jobs.
         :param num_workers: How many jobs run at once.
-        :param commit: The version of the code, which is written down with each job.
+        :param commit: The version of the code, which is written down with each attempt.
         :param environment: Additional variables of the jobs of each worker.
+        :param out: The directory of the study.
         :param on_progress: Is told whenever a job starts or ends.
         """
-        self._out = out
+        self._state = state
         self._num_workers = num_workers
         self._commit = commit
         self._environment = environment
+        self._out = out
         self._on_progress = on_progress
-        self._stop: signal.Signals | None = None
+        self._num_signals = 0
+        self._running: dict[int, _Running] = {}
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Run all jobs that are not done.
@@ -84,79 +87,70 @@ class StudyRunner:
 
         :param jobs: The jobs, each after those that it needs.
         :returns: The names of the jobs that failed.
-        :raises InputError: If a job was done with another command.
+        :raises InputError: If another study is at work in the directory, or it cannot be written.
         :raises KeyboardInterrupt: If the study was asked to stop; its jobs have been, and have ended.
         """
-        records = {job.name: read_record(self._out, job.name) for job in jobs}
-        done = {name for name, record in records.items() if record is not None}
+        with self._state.lock() as lock, self._handle_signals():
+            try:
+                return self._run(jobs, lock)
+            except OSError as ex:
+                raise InputError(
+                    f"{self._out}: cannot be written ({ex.strerror}); make room, and start the study again."
+                ) from None
+            finally:
+                self._end()
 
-        self._require_same_commands(jobs, records)
-
+    def _run(self, jobs: Sequence[Job], lock: int) -> list[str]:
         times: dict[str, list[float]] = {}
+        done = set()
+
         for job in jobs:
-            record = records[job.name]
+            record = self._state.read(job.name)
             if record is not None:
+                done.add(job.name)
                 times.setdefault(job.kind, []).append(record["wall_s"])
 
         pending = [job for job in jobs if job.name not in done]
-        running: dict[int, _Running] = {}
         progress = StudyProgress(len(done), len(jobs))
 
-        with self._handle_signals():
-            while pending or running:
-                if self._stop is not None:
-                    self._end(running)
-                    raise KeyboardInterrupt
+        while pending or self._running:
+            if self._num_signals > 0:
+                raise KeyboardInterrupt
 
-                changed = self._start(pending, running, done, progress.failed)
+            changed = self._start(pending, done, progress.failed, lock)
 
-                for worker, active in list(running.items()):
-                    job, status = active.job, active.process.poll()
-                    if status is None:
-                        continue
+            for worker, active in list(self._running.items()):
+                status = active.process.poll()
+                if status is None:
+                    continue
 
-                    changed = True
-                    del running[worker]
+                changed = True
+                del self._running[worker]
 
-                    # What was stopped by somebody else is tried again with the next run of the study.
-                    if status == 0 or self._is_result(job, status):
-                        wall_s = time.monotonic() - active.start
-                        done.add(job.name)
-                        times.setdefault(job.kind, []).append(wall_s)
-                        self._write_record(job, active.command, status, wall_s)
-                    else:
-                        progress.failed.append(job.name)
-
-                if changed:
-                    progress.num_done = len(done)
-                    progress.running = tuple(active.job.name for active in running.values())
-                    progress.time_left_s = _estimate(
-                        pending, running.values(), times, self._num_workers
-                    )
-                    self._on_progress(progress)
+                if self._finish(active, status):
+                    done.add(active.job.name)
+                    times.setdefault(active.job.kind, []).append(time.monotonic() - active.start)
                 else:
-                    if pending and not running:
-                        break  # All that is left needs what has failed.
+                    progress.failed.append(active.job.name)
 
-                    time.sleep(_POLL_S)
+            if changed:
+                running = list(self._running.values())
+                progress.num_done = len(done)
+                progress.running = tuple(active.job.name for active in running)
+                progress.time_left_s = _estimate(pending, running, times, self._num_workers)
+                self._on_progress(progress)
+            elif not self._running:
+                break  # All that is left needs what has failed.
+            else:
+                time.sleep(_POLL_S)
 
         return progress.failed
 
-    def _is_result(self, job: Job, status: int) -> bool:
-        """Say whether a job that failed says something: it began, which shows in its directory, and came to nothing."""
-        return job.may_fail and status in (1, 2) and (self._out / job.name).exists()
-
-    def _start(
-        self,
-        pending: list[Job],
-        running: dict[int, _Running],
-        done: set[str],
-        failed: list[str],
-    ) -> bool:
+    def _start(self, pending: list[Job], done: set[str], failed: list[str], lock: int) -> bool:
         changed = False
 
         for worker in range(self._num_workers):
-            if worker in running:
+            if worker in self._running:
                 continue
 
             job = next((j for j in pending if all(need in done for need in j.needs)), None)
@@ -166,125 +160,79 @@ class StudyRunner:
             pending.remove(job)
             changed = True
 
+            log = self._state.find(job.name, "log")
+            log.parent.mkdir(parents=True, exist_ok=True)
+
             try:
                 command = job.make_command()
             except InputError as ex:
-                self._log_file(job.name).write_text(f"{ex}\n", encoding="utf-8")
+                log.write_text(f"{ex}\n", encoding="utf-8")
                 failed.append(job.name)
                 continue
 
-            process = self._spawn(job, command, worker)
-            running[worker] = _Running(job, command, process, time.monotonic())
+            with log.open("ab") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "eqssl_speech", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | self._environment[worker % len(self._environment)],
+                    # A Ctrl-C of the terminal is passed on in order, as the end of a run.
+                    start_new_session=True,
+                    # As long as it lives, no other study begins.
+                    pass_fds=(lock,),
+                )
+
+            self._running[worker] = _Running(job, command, process, time.monotonic())
 
         return changed
 
-    def _spawn(self, job: Job, command: list[str], worker: int) -> subprocess.Popen[bytes]:
-        environment = os.environ | self._environment[worker % len(self._environment)]
+    def _finish(self, active: _Running, status: int) -> bool:
+        """Write down how a process ended; say whether its job is done."""
+        job, wall_s = active.job, round(time.monotonic() - active.start, 1)
 
-        with self._log_file(job.name).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "eqssl_speech", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # A Ctrl-C of the terminal is passed on in order, as the end of a run.
-                start_new_session=True,
-            )
+        self._state.add_attempt(job, Attempt(self._commit, status, wall_s))
 
-    def _end(self, running: Mapping[int, _Running]) -> None:
+        # A full disk, or what a job was stopped by, says nothing of its setting.
+        if status == 0 or (status == DIVERGED and job.may_diverge):
+            self._state.finish(job, active.command, status)
+
+            return True
+
+        return False
+
+    def _end(self) -> None:
         """Ask the running jobs to stop, which trainings do with a checkpoint, and wait for them."""
-        for active in running.values():
+        running, self._running = list(self._running.values()), {}
+
+        for active in running:
             active.process.send_signal(signal.SIGTERM)
 
-        for active in running.values():
-            active.process.wait()
+        num_signals = self._num_signals
+
+        while any(active.process.poll() is None for active in running):
+            # Who asks again has no time for a checkpoint.
+            if self._num_signals > num_signals:
+                for active in running:
+                    active.process.kill()
+
+            time.sleep(_POLL_S)
+
+        for active in running:
+            self._finish(active, active.process.returncode)
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
-        def stop(number: int, _: object) -> None:
-            self._stop = signal.Signals(number)
+        def count(_: int, __: object) -> None:
+            self._num_signals += 1
 
-        originals = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        originals = {number: signal.signal(number, count) for number in _SIGNALS}
 
         try:
             yield
         finally:
             for number, original in originals.items():
                 signal.signal(number, original)
-
-    def _log_file(self, name: str) -> Path:
-        file = find_log(self._out, name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-
-        return file
-
-    def _write_record(self, job: Job, command: list[str], status: int, wall_s: float) -> None:
-        record = {
-            "command": ["eqssl", *command],
-            "commit": self._commit,
-            "status": status,
-            "wall_s": round(wall_s, 1),
-        }
-        replace_file(
-            _find_record(self._out, job.name),
-            (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(),
-            durable=True,
-        )
-
-    def _require_same_commands(
-        self, jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any] | None]
-    ) -> None:
-        for job in jobs:
-            record = records[job.name]
-            if record is None:
-                continue
-
-            command = ["eqssl", *job.make_command()]
-            if record["command"] == command:
-                continue
-
-            before, now = (
-                next((w for w in a if w not in b), "fewer words")
-                for a, b in ((record["command"], command), (command, record["command"]))
-            )
-            raise InputError(
-                f"{self._out / job.name}: was made with `{before}`, but the study says `{now}` now; remove it and "
-                f"{_find_record(self._out, job.name)}, or choose another directory."
-            )
-
-
-def read_record(out: Path, name: str) -> Mapping[str, Any] | None:
-    """Read how a job was run: its ``command``, ``commit``, exit ``status`` and ``wall_s``.
-
-    :param out: The directory of the study.
-    :param name: The job.
-    :returns: ``None`` if it is not done.
-    """
-    file = _find_record(out, name)
-
-    if not file.is_file():
-        return None
-
-    record = json.loads(file.read_text(encoding="utf-8"))
-
-    assert isinstance(record, dict)
-
-    return record
-
-
-def find_log(out: Path, name: str) -> Path:
-    """Return where the output of a job is."""
-    file = _find_record(out, name)
-
-    return file.with_name(f"{file.stem}.log")
-
-
-def _find_record(out: Path, name: str) -> Path:
-    file = out / STATE_DIRECTORY / name
-
-    # Names have dots, of numbers.
-    return file.with_name(f"{file.name}.json")
 
 
 def _estimate(

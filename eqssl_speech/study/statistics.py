@@ -20,10 +20,43 @@ NUM_RESAMPLES: Final = 2000
 
 LEVEL: Final = 0.95
 
-Counts: TypeAlias = npt.NDArray[np.int64]
-"""Errors and labels of each utterance in words and characters. *Shape:* ``(U, 2, 2)``."""
+MIN_NUM_SEEDS: Final = 3
+"""Of fewer seeds, a difference is never called certain: how much seeds differ is not known."""
 
-SeedCounts: TypeAlias = Mapping[int, Mapping[str, Counts]]
+
+@final
+@dataclass(frozen=True)
+class UtteranceCounts:
+    """The errors of the utterances of a source."""
+
+    names: tuple[str, ...]
+    """Of the utterances, with their references: those of one name are the same in each evaluation."""
+
+    counts: npt.NDArray[np.int64]
+    """Errors and labels of each in words and characters. *Shape:* ``(U, 2, 2)``."""
+
+    @staticmethod
+    def of(utterances: Sequence[ScoredUtterance]) -> UtteranceCounts:
+        """Take the counts of an evaluation."""
+        return UtteranceCounts(
+            tuple(f"{u.id}\n{u.reference}" for u in utterances),
+            np.array(
+                [
+                    [(u.count(unit).num_errors, u.count(unit).num_reference) for unit in UNITS]
+                    for u in utterances
+                ],
+                dtype=np.int64,
+            ).reshape(-1, 2, 2),
+        )
+
+    def pick(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the counts of some utterances, in their order."""
+        places = {name: i for i, name in enumerate(self.names)}
+
+        return self.counts[[places[name] for name in names]]
+
+
+SeedCounts: TypeAlias = Mapping[int, Mapping[str, UtteranceCounts]]
 """By seed and source."""
 
 
@@ -36,23 +69,13 @@ class Estimate:
     low: float
     high: float
 
+    num_seeds: int
+    """The seeds that it is of."""
+
     @property
     def is_certain(self) -> bool:
-        """Whether 0 is outside of the interval, of a difference."""
-        return self.low > 0.0 or self.high < 0.0
-
-
-def count_utterances(utterances: Sequence[ScoredUtterance]) -> Counts:
-    """Return the counts of utterances, in the order of their names."""
-    ordered = sorted(utterances, key=lambda u: (u.source, u.id))
-
-    return np.array(
-        [
-            [(u.count(unit).num_errors, u.count(unit).num_reference) for unit in UNITS]
-            for u in ordered
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 2, 2)
+        """Whether a difference is one: 0 is outside of the interval, and there are seeds enough."""
+        return self.num_seeds >= MIN_NUM_SEEDS and (self.low > 0.0 or self.high < 0.0)
 
 
 @final
@@ -67,48 +90,65 @@ class Resampler:
     def rate(self, counts: SeedCounts, sources: Sequence[str], unit: int) -> Estimate:
         """Return the error rate, averaged over sources and seeds.
 
-        :param counts: The counts of a regime; each seed has all sources.
+        :param counts: The counts of a regime, of at least one seed; each seed has all sources.
         :param sources: The sources.
         :param unit: 0 for words, 1 for characters.
         """
-        return _estimate(self._draw(counts, sources, unit))
+        names = _find_common([counts], sources)
+
+        return self._estimate(self._draw(counts, sources, names, unit))
 
     def difference(
         self, ours: SeedCounts, theirs: SeedCounts, sources: Sequence[str], unit: int
     ) -> Estimate:
-        """Return how much higher the rate of a regime is than that of another, on the seeds that both have."""
+        """Return how much higher the rate of a regime is than that of another, on the seeds and utterances that both
+        have."""
         both = sorted(set(ours) & set(theirs))
+        pair = [{seed: counts[seed] for seed in both} for counts in (ours, theirs)]
+        names = _find_common(pair, sources)
 
-        a, b = (
-            self._draw({seed: counts[seed] for seed in both}, sources, unit)
-            for counts in (ours, theirs)
-        )
+        a, b = (self._draw(counts, sources, names, unit) for counts in pair)
 
-        return _estimate(a - b)
+        return self._estimate(a - b)
 
     def _draw(
-        self, counts: SeedCounts, sources: Sequence[str], unit: int
+        self,
+        counts: SeedCounts,
+        sources: Sequence[str],
+        names: Mapping[str, Sequence[str]],
+        unit: int,
     ) -> npt.NDArray[np.float64]:
-        """Return the rate as it is, and of each resample. *Shape:* ``(R + 1,)``."""
+        """Return the rate of each seed: as it is, and of each resample of utterances. *Shape:* ``(S, R + 1)``."""
         seeds = sorted(counts)
-
-        # (S, R + 1)
         rates = np.zeros((len(seeds), self._num + 1))
 
         for source in sources:
             for i, seed in enumerate(seeds):
-                pairs = counts[seed][source][:, unit]
+                pairs = counts[seed][source].pick(names[source])[:, unit]
 
                 # (R + 1, U) x (U, 2) -> (R + 1, 2)
                 sums = self._multiplicities(source, len(pairs)) @ pairs
                 rates[i] += sums[:, 0] / np.maximum(1, sums[:, 1]) / len(sources)
 
-        generator = np.random.default_rng(len(seeds))
-        drawn = generator.integers(len(seeds), size=(self._num, len(seeds)))
+        return rates
 
+    def _estimate(self, rates: npt.NDArray[np.float64]) -> Estimate:
+        num_seeds = len(rates)
+
+        generator = np.random.default_rng(num_seeds)
+        drawn = generator.integers(num_seeds, size=(self._num, num_seeds))
+
+        means = rates.mean(axis=0)
         resampled = rates[drawn, np.arange(1, self._num + 1)[:, None]].mean(axis=1)
 
-        return np.concatenate([rates[:, :1].mean(axis=0), resampled])
+        # Of few seeds, draws with replacement differ less than the seeds do.
+        factor = np.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 1.0
+        draws = means[1:] + factor * (resampled - means[1:])
+
+        tail = 100 * (1.0 - LEVEL) / 2
+        low, high = np.percentile(draws, [tail, 100 - tail])
+
+        return Estimate(float(means[0]), float(low), float(high), num_seeds)
 
     def _multiplicities(self, source: str, num: int) -> npt.NDArray[np.int64]:
         """Return how often each utterance of a source is drawn; first, once each."""
@@ -123,8 +163,17 @@ class Resampler:
         return self._times[key]
 
 
-def _estimate(draws: npt.NDArray[np.float64]) -> Estimate:
-    tail = 100 * (1.0 - LEVEL) / 2
-    low, high = np.percentile(draws[1:], [tail, 100 - tail])
-
-    return Estimate(float(draws[0]), float(low), float(high))
+def _find_common(all_counts: Sequence[SeedCounts], sources: Sequence[str]) -> dict[str, list[str]]:
+    """Find the utterances that all evaluations of a source have."""
+    return {
+        source: sorted(
+            set.intersection(
+                *(
+                    set(by_source[source].names)
+                    for counts in all_counts
+                    for by_source in counts.values()
+                )
+            )
+        )
+        for source in sources
+    }

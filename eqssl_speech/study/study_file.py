@@ -23,8 +23,6 @@ with full batches, or the number of gradient evaluations with full batches."""
 
 _FIELD: Final = re.compile(r"^`(\w+)` field")
 
-NUM_INNER_STEPS: Final = "equilibrium.num_inner_steps"
-
 
 @dataclass(kw_only=True)
 class PretrainingSection:
@@ -50,13 +48,6 @@ class RegimeSection:
     tune: dict[str, list[float]] = field(default_factory=dict)
     """Settings of its own that are chosen after the study's: the values that are tried."""
 
-    @property
-    def num_inner_steps(self) -> int:
-        """K; 0 of conventional training."""
-        num = self.settings.get(NUM_INNER_STEPS, 0)
-
-        return num if isinstance(num, int) else 0
-
 
 @dataclass(kw_only=True)
 class TuningSection:
@@ -65,8 +56,8 @@ class TuningSection:
     values: dict[str, list[float]] = field(default_factory=dict)
     """The settings that every regime chooses, and the values that are tried; each by itself, in this order."""
 
-    settings: Settings = field(default_factory=dict)
-    """What is different in these runs, such as fewer updates."""
+    num_steps: int | None = None
+    """The updates of these runs, with all that counts updates in proportion; by default as many as of a cell."""
 
     seed: int = 1000
     """Their seed."""
@@ -103,6 +94,9 @@ class AdaptationSection:
 
     seen: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+
+    lrs: list[float] = field(default_factory=lambda: [0.03])
+    """The step sizes, each measured for every regime."""
 
     arguments: list[str] = field(default_factory=list)
     """Further arguments of `eqssl adapt`."""

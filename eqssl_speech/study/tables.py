@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from eqssl_speech.study.jobs import SEEN, UNSEEN
+from eqssl_speech.study.statistics import MIN_NUM_SEEDS
 
 COUNTINGS: Final = {
     "audio": "equal audio per update",
@@ -66,7 +67,7 @@ def _list_group(group: Mapping[str, Any], baseline: str) -> Iterable[Table]:
 
         yield _list_training(content, amount)
 
-    yield _list_adaptation(group["adaptation"])
+    yield from _list_adaptation(group["adaptation"])
     yield _list_pretraining(group["pretraining"])
 
 
@@ -82,7 +83,8 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
 
     return Table(
         f"{unit.upper()}, {amount}",
-        "In percent, with intervals that hold 95 % of the resamples of seeds and utterances.",
+        "In percent, with intervals that hold 95 % of the resamples of seeds and utterances; of one seed, they say "
+        "nothing about seeds.",
         ["regime", "seeds", *content["scopes"]],
         rows,
     )
@@ -91,16 +93,20 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
 def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> Table:
     key = f"{unit}_difference"
     rows = [
-        [regime, *(_show_difference(row[key].get(scope)) for scope in content["scopes"])]
+        [
+            regime,
+            _count_seeds(x["num_seeds"] for x in row[key].values()),
+            *(_show_difference(row[key].get(scope)) for scope in content["scopes"]),
+        ]
         for regime, row in content["regimes"].items()
         if key in row
     ]
 
     return Table(
         f"{unit.upper()} against {baseline}, {amount}",
-        "The difference in points, below 0 where it is better, on the same draws of seeds and utterances; * marks "
-        "intervals without 0.",
-        ["regime", *content["scopes"]],
+        "The difference in points, below 0 where it is better, on the same draws of the seeds that both have, and of "
+        f"utterances; * marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds.",
+        ["regime", "seeds", *content["scopes"]],
         rows,
     )
 
@@ -138,28 +144,30 @@ def _list_training(content: Mapping[str, Any], amount: str) -> Table:
     )
 
 
-def _list_adaptation(adaptation: Mapping[str, Any]) -> Table:
-    groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in adaptation.values())]
-    rows = []
+def _list_adaptation(adaptation: Mapping[str, Any]) -> Iterable[Table]:
+    for lr in dict.fromkeys(lr for found in adaptation.values() for lr in found):
+        curves = {regime: found[lr] for regime, found in adaptation.items() if lr in found}
+        groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in curves.values())]
+        length = max(len(found[g]) for found in curves.values() for g in groups if g in found)
+        steps = [k for k in (0, 1, 3, 10) if k < length - 1] + [length - 1]
 
-    for regime, found in adaptation.items():
-        cells = [regime]
-
-        for group in groups:
-            curve = found[group]["curve"] if group in found else []
-            shown = [(curve[k] if k < len(curve) else None) for k in (0, 1, 5)]
-            shown += [curve[-1], found[group]["lowest"]] if curve else [None, None]
-            cells += [_show_spread(x, 3) for x in shown]
-
-        rows.append(cells)
-
-    return Table(
-        "Adaptation",
-        "The own validation loss in bits after so many steps on one source, averaged over sources; mean and standard "
-        "deviation over seeds.",
-        ["regime", *(f"{g} {at}" for g in groups for at in ("0", "1", "5", "last", "lowest"))],
-        rows,
-    )
+        yield Table(
+            f"Adaptation with steps of {lr}",
+            "The own validation loss in bits after so many steps on one source, averaged over sources; mean and "
+            "standard deviation over seeds.",
+            ["regime", *(f"{group} {k}" for group in groups for k in steps)],
+            [
+                [
+                    regime,
+                    *(
+                        _show_spread(found[g][k] if g in found else None, 3)
+                        for g in groups
+                        for k in steps
+                    ),
+                ]
+                for regime, found in curves.items()
+            ],
+        )
 
 
 def _list_pretraining(pretraining: Mapping[str, Any]) -> Table:
@@ -201,7 +209,8 @@ def _list_tuning(tuning: Sequence[Mapping[str, Any]]) -> Table:
 
     return Table(
         "Tuning",
-        "The validation loss in bits that each value came to, at theta or adapted, whichever is lower.",
+        "The validation loss in bits that each value came to, at theta or after the regime's own inner steps, "
+        "whichever is lower. Other ways of counting take what was chosen at equal audio.",
         ["family", "regime", "setting", "losses", "chosen"],
         rows,
     )
@@ -220,21 +229,24 @@ def _show_interval(rate: Mapping[str, float] | None) -> str:
     return f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
 
 
-def _show_difference(rate: Mapping[str, float] | None) -> str:
+def _show_difference(rate: Mapping[str, Any] | None) -> str:
     if rate is None:
         return ""
 
-    mark = "*" if rate["low"] > 0.0 or rate["high"] < 0.0 else ""
+    value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
 
-    return (
-        f"{100 * rate['value']:+.1f} ({100 * rate['low']:+.1f} to {100 * rate['high']:+.1f}){mark}"
-    )
+    mark = "*" if rate["is_certain"] else ""
+
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f}){mark}"
 
 
-def _show_spread(spread: Mapping[str, float] | None, digits: int, scale: float = 1.0) -> str:
+def _show_spread(spread: Mapping[str, Any] | None, digits: int, scale: float = 1.0) -> str:
     if spread is None:
         return ""
 
-    sd = f" ± {scale * spread['sd']:.{digits}f}" if spread["num"] > 1 else ""
+    if spread["mean"] is None:
+        return f"diverged in {spread['num_infinite']} of {spread['num']}"
+
+    sd = "" if spread["sd"] is None else f" ± {scale * spread['sd']:.{digits}f}"
 
     return f"{scale * spread['mean']:.{digits}f}{sd}"

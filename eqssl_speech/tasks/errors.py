@@ -1,9 +1,16 @@
-"""How a run can end that is going wrong; the host prints the sentence and exits with status 2."""
+"""How a run can end that is going wrong: with a sentence, and an exit status that says whose fault it is."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from fairseq2.logging import log
+from fairseq2.recipe.cli import register_cli_error
 from fairseq2.recipe.error import RecipeError
+from fairseq2.runtime.dependency import DependencyContainer
+
+DIVERGED: Final = 3
+"""The exit status of a training whose numbers went wrong; that of a mistake of its user is 2."""
 
 
 class TrainingDivergedError(RecipeError):
@@ -20,6 +27,19 @@ class BlankOutputError(RecipeError):
 
 class CheckpointSaveError(Exception):
     """Raised on all ranks when a checkpoint cannot be written; those before it are as they were."""
+
+
+def register_divergence(container: DependencyContainer) -> None:
+    """Have trainings that go wrong end with :data:`DIVERGED`."""
+    register_cli_error(container, TrainingDivergedError, _handle_divergence)
+    register_cli_error(container, CollapseError, _handle_divergence)
+    register_cli_error(container, BlankOutputError, _handle_divergence)
+
+
+def _handle_divergence(ex: RecipeError) -> int:
+    log.error(str(ex))
+
+    return DIVERGED
 
 
 def handle_save_error(ex: CheckpointSaveError) -> int:

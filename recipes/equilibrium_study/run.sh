@@ -33,9 +33,13 @@ shift 2
 
 [ -f "$corpus/sources.tsv" ] || eqssl prepare debian-speech "$corpus"
 
-eqssl study "$here/study.yaml" "$corpus" "$out" "$@"
+status=0
+eqssl study "$here/study.yaml" "$corpus" "$out" "$@" || status=$?
 
 case " $* " in
     *" --list "*) ;;
-    *) eqssl report "$out" --out "$out/report" --title "Does it help?" ;;
+    # What there is of a study of which a job has failed is drawn too; of one that could not begin, or was stopped, it is not.
+    *) [ "$status" -gt 1 ] || eqssl report "$out" --out "$out/report" --title "Does it help?" ;;
 esac
+
+exit "$status"

@@ -68,7 +68,7 @@ def write_study(directory: Path, family: str) -> Path:
             },
             "random": {"is_random": True},
         },
-        "tuning": {"settings": {"regime.num_steps": 2}},
+        "tuning": {"num_steps": 2},
         "finetuning": {
             "config": "finetune.yaml",
             "seen": ["es-drascula"],
@@ -135,18 +135,28 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
     if family == "hubert":
         assert set(rows) == {"plain", "last-1", "random"}
         assert set(rows["last-1"]["cer"]) == {"es-drascula", "it-drascula", "seen", "unseen", "all"}
-        assert set(group["adaptation"]["plain"]) == {"seen", "unseen"}
+        assert set(group["adaptation"]["plain"]["0.03"]) == {"seen", "unseen"}
 
     # The rate of one seed is that of its evaluation.
     test = out / "test" / family / "last-1" / "audio" / "seed-1" / "few" / "es-drascula"
     (language,) = json.loads((test / "summary.json").read_text())["languages"].values()
     assert rows["last-1"]["cer"]["es-drascula"]["value"] == pytest.approx(language["cer"]["value"])
 
-    assert len(group["adaptation"]["plain"]["seen"]["curve"]) == 3
+    assert len(group["adaptation"]["plain"]["0.03"]["seen"]) == 3
     assert group["pretraining"]["last-1"]["total_audio_seconds"]["mean"] == pytest.approx(24, abs=1)
 
     # The record says how to make a number again.
     record = json.loads((out / f"state/pretrain/{family}/last-1/audio/seed-1.json").read_text())
     chosen = results["tuning"][0]["chosen"]
     assert f"equilibrium.inner_lr={chosen:g}" in record["command"]
-    assert record["commit"]
+    assert record["attempts"][-1]["commit"]
+
+    # What was made with other settings is not mixed with the rest: two fine-tunings and their evaluations.
+    with (tmp_path / "finetune.yaml").open("a") as stream:
+        stream.write("# another\n")
+
+    capsys.readouterr()
+    assert main([*command, "--tables"]) == 2
+
+    if family == "wav2vec2":
+        assert "4 of the jobs that are done, the first of them finetune/" in capsys.readouterr().err

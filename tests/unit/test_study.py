@@ -1,13 +1,8 @@
-"""A study lists its jobs from one file, runs them, goes on where it was stopped, and compares with intervals."""
+"""A study lists its jobs from one file, with what each regime is trained with, and compares with intervals."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,11 +13,10 @@ from fairseq2.utils.validation import StandardObjectValidator
 from ruamel.yaml import YAML
 
 from eqssl_speech.error import InputError
-from eqssl_speech.study.cells import Cell, list_cells, make_settings, read_base
-from eqssl_speech.study.jobs import Job, Planner
-from eqssl_speech.study.runner import StudyRunner, find_log, read_record
-from eqssl_speech.study.statistics import Resampler, count_utterances
-from eqssl_speech.study.study_file import Counting, Study, read_study
+from eqssl_speech.study.cells import Cell, SettingsMaker
+from eqssl_speech.study.jobs import Planner
+from eqssl_speech.study.statistics import Resampler, UtteranceCounts
+from eqssl_speech.study.study_file import Counting, read_study
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 
@@ -36,7 +30,8 @@ BASE = {
         "checkpoint_every_n_steps": 50,
         "publish_metrics_every_n_steps": 25,
     },
-    "lr_scheduler": {"config": {"num_warmup_steps": 2}},
+    "lr_scheduler": {"config": {"num_warmup_steps": 4}},
+    "equilibrium": {"num_inner_steps": 1, "inner_lr": 0.03},
 }
 
 
@@ -51,12 +46,15 @@ def write_study(directory: Path, **changes: Any) -> Path:
         "regimes": {
             "plain": {"settings": {"equilibrium": None}},
             "last-3": {
-                "settings": {"equilibrium.num_inner_steps": 3},
+                "settings": {
+                    "equilibrium.num_inner_steps": 3,
+                    "equilibrium.start_after_num_steps": 40,
+                },
                 "tune": {"equilibrium.inner_lr": [0.1, 1.0]},
             },
             "random": {"is_random": True},
         },
-        "tuning": {"values": {"optimizer.config.lr": [0.001, 0.01]}},
+        "tuning": {"values": {"optimizer.config.lr": [0.001, 0.01]}, "num_steps": 150},
         "finetuning": {
             "config": "w.yaml",
             "seen": ["a"],
@@ -86,21 +84,25 @@ def make_planner(directory: Path, **changes: Any) -> Planner:
     return Planner(study, directory, Path("/corpus"), directory / "out")
 
 
-def write_loss(directory: Path, job: str, **losses: float) -> None:
+def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> None:
     metrics = directory / "out" / job / "metrics"
     metrics.mkdir(parents=True)
-    (metrics / "valid.jsonl").write_text(json.dumps({"Step": 1, **losses}) + "\n")
+    (metrics / "valid.jsonl").write_text(json.dumps({"Step": step, **losses}) + "\n")
 
 
 def test_the_recipe_is_a_study() -> None:
-    cells = list_cells(read_study(RECIPE))
+    study = read_study(RECIPE)
+    planner = Planner(study, RECIPE.parent, Path("corpus"), Path("out"))
 
     # The least of it comes first: both families, six regimes, three seeds, and random weights.
-    first = [planned.cell for planned in cells[: 2 * 6 * 3 + 3]]
+    first = [planned.cell for planned in planner.list_cells()[: 2 * 6 * 3 + 3]]
     assert {c.family for c in first} == {"hubert", "wav2vec2"}
     assert {c.seed for c in first} == {1, 2, 3}
     assert {c.counting for c in first} == {"audio"}
     assert len({c.regime for c in first}) == 7
+
+    # Nothing is tried that no cell has, and no regime is defined for nothing.
+    assert {p.cell.regime for p in planner.list_cells()} == set(study.regimes)
 
 
 @pytest.mark.parametrize(
@@ -138,29 +140,60 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, changes: Any, err
         read_study(write_study(tmp_path, **changes))
 
 
-def test_regimes_are_counted_in_three_ways() -> None:
-    study = read_study(RECIPE)
+def make_maker(directory: Path, **changes: Any) -> SettingsMaker:
+    return SettingsMaker(read_study(write_study(directory, **changes)), directory)
 
-    def make(counting: Any, regime: str = "last-3") -> dict[str, Any]:
-        return make_settings(study, BASE, study.regimes[regime], counting)
 
-    assert "dataset.audio_seconds_per_update" not in make("audio")
-    assert make("updates")["dataset.audio_seconds_per_update"] == 4 * 48
-    assert "regime.num_steps" not in make("updates")
+def test_regimes_are_counted_in_three_ways(tmp_path: Path) -> None:
+    maker = make_maker(tmp_path)
 
-    by_gradients = make("gradients")
+    assert "dataset.audio_seconds_per_update" not in maker.make("hubert", "last-3", "audio")
+
+    by_updates = maker.make("hubert", "last-3", "updates")
+    assert by_updates["dataset.audio_seconds_per_update"] == 4 * 48
+    assert "regime.num_steps" not in by_updates
+
+    by_gradients = maker.make("hubert", "last-3", "gradients")
     assert by_gradients["dataset.audio_seconds_per_update"] == 4 * 48
     assert by_gradients["regime.num_steps"] == 75
     assert by_gradients["lr_scheduler.config.num_warmup_steps"] == 1
+    assert by_gradients["equilibrium.start_after_num_steps"] == 10
     # The last update is validated, and all are multiples of what is published.
     assert by_gradients["regime.validate_every_n_steps"] == 75
     assert by_gradients["regime.publish_metrics_every_n_steps"] == 3
     assert by_gradients["regime.checkpoint_every_n_steps"] == 12
 
-    assert make("gradients", "per_source") == make("audio", "per_source")
+    assert maker.make("hubert", "plain", "gradients") == maker.make("hubert", "plain", "audio")
 
-    with pytest.raises(InputError, match=r"`dataset.audio_seconds_per_update` is not a number"):
-        make_settings(study, {}, study.regimes["last-3"], "updates")
+    with pytest.raises(InputError, match=r"`regime.num_steps` is not a whole number"):
+        make_maker(tmp_path, settings={"regime.num_steps": "many"}).make(
+            "hubert", "last-3", "gradients"
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "expected"),
+    [
+        ({}, {}, 1),
+        ({}, {"equilibrium": None}, 0),
+        ({"equilibrium": None}, {}, 0),
+        ({}, {"equilibrium.num_inner_steps": 5}, 5),
+        ({"equilibrium.num_inner_steps": 2}, {}, 2),
+        ({"equilibrium.num_inner_steps": 2}, {"equilibrium.num_inner_steps": 3}, 3),
+        ({}, {"equilibrium": {"num_inner_steps": 4}}, 4),
+        ({}, {"equilibrium.num_inner_steps": 0}, 0),
+    ],
+)
+def test_the_number_of_inner_steps_is_found_wherever_it_is_set(
+    tmp_path: Path, settings: Any, own: Any, expected: int
+) -> None:
+    maker = make_maker(
+        tmp_path,
+        settings=settings,
+        regimes={"plain": {"settings": own}, "last-3": {}, "random": {}},
+    )
+
+    assert maker.num_inner_steps("hubert", "plain") == expected
 
 
 def test_cells_come_once_whatever_names_them(tmp_path: Path) -> None:
@@ -174,7 +207,7 @@ def test_cells_come_once_whatever_names_them(tmp_path: Path) -> None:
             "labels": ["few"],
         },
     ]
-    plain, last = list_cells(read_study(write_study(tmp_path, cells=cells)))
+    plain, last = make_planner(tmp_path, cells=cells).list_cells()
 
     assert plain.cell == Cell("hubert", "plain", "audio", 1)
     assert (plain.labels, plain.adapt) == (("few",), True)
@@ -202,109 +235,41 @@ def test_jobs_come_after_those_that_they_need(tmp_path: Path) -> None:
 def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
     planner = make_planner(tmp_path)
     jobs = {job.name: job for job in planner.list_jobs()}
+    tune = "tune/hubert/last-3"
 
-    write_loss(tmp_path, "tune/hubert/last-3/optimizer.config.lr=0.001", plain_loss=4.0)
+    # The first half of a run that has half as many updates is the first half of the other.
+    first = jobs[f"{tune}/optimizer.config.lr=0.001"].make_command()
+    assert {
+        "regime.num_steps=150",
+        "common.seed=1000",
+        "equilibrium.start_after_num_steps=20",
+    } <= set(first)
+
+    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0)
+
     # At theta or after adaptation, whichever is lower.
-    write_loss(tmp_path, "tune/hubert/last-3/optimizer.config.lr=0.01", plain_loss=6.0, adapted_loss=3.0)  # fmt: skip
+    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.01", plain_loss=6.0, adapted_loss=3.0)
 
-    inner = jobs["tune/hubert/last-3/equilibrium.inner_lr=1"]
-    assert "optimizer.config.lr=0.01" in inner.make_command()
-    assert "common.seed=1000" in inner.make_command()
-    assert set(inner.needs) >= {"tune/hubert/last-3/optimizer.config.lr=0.01"}
+    inner = jobs[f"{tune}/equilibrium.inner_lr=1"]
+    assert {
+        "optimizer.config.lr=0.01",
+        "equilibrium.inner_lr=1.0",
+        # Judged by the steps that it is trained for.
+        "validation.adaptation_lr=1.0",
+        "validation.num_adaptation_steps=3",
+    } <= set(inner.make_command())
+    assert set(inner.needs) >= {f"{tune}/optimizer.config.lr=0.01"}
 
-    write_loss(tmp_path, "tune/hubert/last-3/equilibrium.inner_lr=0.1", plain_loss=3.5)
+    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=0.1", plain_loss=3.5)
+    # The run of 1.0 was better before it diverged.
+    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=1", step=100, plain_loss=1.0)
 
-    # The run of 1.0 diverged and has no loss.
     command = jobs["pretrain/hubert/last-3/audio/seed-1"].make_command()
     assert {"optimizer.config.lr=0.01", "equilibrium.inner_lr=0.1", "common.seed=1"} <= set(command)
+    assert not any(word.startswith("validation.") for word in command)
 
     with pytest.raises(InputError, match=r"no run with `optimizer.config.lr` of .* has a loss"):
         jobs["pretrain/hubert/plain/audio/seed-1"].make_command()
-
-
-def make_job(name: str, *command: str, needs: tuple[str, ...] = (), may_fail: bool = False) -> Job:
-    return Job(name, lambda: list(command), needs, may_fail)
-
-
-def run_jobs(out: Path, jobs: list[Job]) -> list[str]:
-    runner = StudyRunner(out, num_workers=2, commit="abc", environment=[{}])
-
-    return runner.run(jobs)
-
-
-def test_a_failure_is_named_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    popen = subprocess.Popen
-
-    def start(command: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
-        if "broken-off" not in command:
-            return popen(command, **kwargs)
-
-        # A training that diverges has written something by then.
-        (tmp_path / "a" / "3").mkdir(parents=True)
-
-        return popen(["/bin/sh", "-c", "exit 2"], **kwargs)
-
-    monkeypatch.setattr("eqssl_speech.study.runner.subprocess.Popen", start)
-
-    jobs = [
-        make_job("a/1", "no-such-command"),
-        make_job("b/1", "--help", needs=("a/1",)),
-        make_job("a/2", "--help"),
-        make_job("a/3", "broken-off", may_fail=True),
-        make_job("a/4", "no-such-command", may_fail=True),
-        make_job("b/3", "--help", needs=("a/3", "a/2")),
-    ]
-
-    # What cannot begin is no result.
-    assert run_jobs(tmp_path, jobs) == ["a/1", "a/4"]
-    assert "no-such-command" in find_log(tmp_path, "a/1").read_text()
-    assert read_record(tmp_path, "b/1") is None
-    assert read_record(tmp_path, "b/3") is not None
-
-    record = read_record(tmp_path, "a/3")
-    assert record is not None
-    assert (record["status"], record["commit"]) == (2, "abc")
-
-    # What is done is not done again; what failed is tried again.
-    find_log(tmp_path, "a/2").unlink()
-    again = [make_job(name, "--help") for name in ("a/1", "a/4")]
-    assert run_jobs(tmp_path, [again[0], *jobs[1:4], again[1], jobs[5]]) == []
-    assert not find_log(tmp_path, "a/2").exists()
-
-    with pytest.raises(InputError, match="was made with `--help`, but the study says `lm` now"):
-        run_jobs(tmp_path, [make_job("a/2", "lm")])
-
-
-def test_a_study_that_is_asked_to_stop_stops_its_jobs(tmp_path: Path) -> None:
-    (tmp_path / "sleep.py").write_text(
-        "import signal, sys, time\n"
-        "import eqssl_speech.study.runner as runner\n"
-        "from eqssl_speech.study.jobs import Job\n"
-        "from pathlib import Path\n"
-        "original = runner.subprocess.Popen\n"
-        "runner.subprocess.Popen = lambda command, **kw: original(['/bin/sleep', '600'], **kw)\n"
-        "r = runner.StudyRunner(Path(sys.argv[1]), num_workers=2, commit=None, environment=[{}],\n"
-        "    on_progress=lambda p: print(*p.running, flush=True))\n"
-        "r.run([Job('a/1', lambda: []), Job('a/2', lambda: [])])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "sleep.py", tmp_path / "out"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().split() == ["a/1", "a/2"]
-
-    start = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-
-    assert "KeyboardInterrupt" in error
-    assert time.monotonic() - start < 30
-    assert read_record(tmp_path / "out", "a/1") is None
 
 
 def make_counts(rng: np.random.Generator, errors: float, source: str) -> Any:
@@ -320,7 +285,7 @@ def make_counts(rng: np.random.Generator, errors: float, source: str) -> Any:
         for i, text in enumerate(words)
     ]
 
-    return count_utterances(utterances)
+    return UtteranceCounts.of(utterances)
 
 
 def test_differences_have_intervals_that_are_theirs() -> None:
@@ -335,7 +300,10 @@ def test_differences_have_intervals_that_are_theirs() -> None:
     rate = resampler.rate(low, ["a", "b"], 0)
     # The mean over seeds of the mean over sources.
     expected = np.mean(
-        [[low[s][x][:, 0, 0].sum() / low[s][x][:, 0, 1].sum() for x in ("a", "b")] for s in low]
+        [
+            [low[s][x].counts[:, 0, 0].sum() / low[s][x].counts[:, 0, 1].sum() for x in ("a", "b")]
+            for s in low
+        ]
     )
     assert rate.value == pytest.approx(float(expected))
     assert rate.low < rate.value < rate.high
@@ -346,17 +314,36 @@ def test_differences_have_intervals_that_are_theirs() -> None:
     nothing = resampler.difference(low, low, ["a"], 1)
     assert (nothing.value, nothing.low, nothing.high) == (0.0, 0.0, 0.0)
 
-    # Of the seeds that both have.
-    fewer = {1: low[1]}
-    assert resampler.difference(fewer, low, ["a"], 0).value == 0.0
+    # Of the seeds that both have; one says nothing about seeds.
+    one = resampler.difference({1: high[1]}, low, ["a"], 0)
+    assert one.num_seeds == 1
+    assert one.low > 0.0
+    assert not one.is_certain
 
 
-def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
-    study = read_study(write_study(tmp_path))
+def test_utterances_are_paired_by_their_names() -> None:
+    counts = make_counts(np.random.default_rng(2), 0.3, "a")
+    # The same, but for one recording that could not be read, in another order.
+    names, rows = counts.names[:0:-1], counts.counts[:0:-1]
+    other = UtteranceCounts(names, rows)
 
-    assert isinstance(study, Study)
-    assert study.regimes["last-3"].num_inner_steps == 3
-    assert study.regimes["plain"].num_inner_steps == 0
+    difference = Resampler(100).difference({1: {"a": counts}}, {1: {"a": other}}, ["a"], 0)
+
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_few_seeds_are_drawn_as_wide_as_they_differ() -> None:
+    """The interval of seeds alone, without utterances, is that of their mean."""
+    counts = {
+        seed: {"a": UtteranceCounts(("u",), np.array([[[errors, 100]] * 2]))}
+        for seed, errors in enumerate((10, 20, 30))
+    }
+    estimate = Resampler(20_000).rate(counts, ["a"], 0)
+
+    # Draws of three of three, stretched by sqrt(3 / 2): the extremes are 0.1 and 0.3 around 0.2.
+    assert estimate.value == pytest.approx(0.2)
+    assert 0.2 - estimate.low == pytest.approx(0.1 * np.sqrt(1.5), rel=0.02)
+    assert estimate.high - 0.2 == pytest.approx(0.1 * np.sqrt(1.5), rel=0.02)
 
 
 @pytest.mark.parametrize("counting", get_args(Counting))
@@ -367,17 +354,17 @@ def test_the_settings_of_the_recipe_are_those_that_pre_training_takes(
     regime: str, counting: Any
 ) -> None:
     study = read_study(RECIPE)
+    maker = SettingsMaker(study, RECIPE.parent)
 
-    for section in study.pretraining.values():
-        content = dict(read_base(RECIPE.parent / section.config))
-        settings = make_settings(study, content, study.regimes[regime], counting)
+    for family, section in study.pretraining.items():
+        content = YAML(typ="safe", pure=True).load(RECIPE.parent / section.config)
+        settings = maker.make(family, regime, counting)
         tuned = {key: values[0] for key, values in study.regimes[regime].tune.items()}
 
         for name, value in (settings | tuned).items():
             *parents, key = name.split(".")
             target = content
             for parent in parents:
-                target[parent] = dict(target[parent])
                 target = target[parent]
             target[key] = value
 

@@ -23,8 +23,8 @@ from eqssl_speech.tasks.pretrain.config import PretrainConfig
 from eqssl_speech.tasks.pretrain.sources import (
     CheckedSources,
     check_sources,
-    create_valid_reader,
 )
+from eqssl_speech.tasks.pretrain.valid_readers import create_valid_reader
 
 
 @pytest.fixture(autouse=True)

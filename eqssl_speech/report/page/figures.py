@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from eqssl_speech.report.page.charts import CTC, FINETUNING, LOSSES, OF_PRETRAINING, RATES, Chart
@@ -53,7 +55,17 @@ def draw_all(inputs: Sequence[ReportInput]) -> list[Picture]:
         if isinstance(study, NamedStudy):
             pictures += _draw_study(study)
 
-    return [picture for picture in pictures if picture is not None]
+    return _make_names_unique([picture for picture in pictures if picture is not None])
+
+
+def _make_names_unique(pictures: Sequence[Picture]) -> list[Picture]:
+    """Give pictures names that can stand in a path and in a link."""
+    slugs = [re.sub(r"[^A-Za-z0-9_.-]+", "-", picture.name).strip("-.") for picture in pictures]
+
+    return [
+        replace(p, name=slug if slugs.index(slug) == i else f"{slug}-{i}")
+        for i, (p, slug) in enumerate(zip(pictures, slugs, strict=True))
+    ]
 
 
 def _draw_sources(chart: Chart, runs: Sequence[TrainingRun]) -> Picture | None:
@@ -213,27 +225,24 @@ def _draw_adaptations(adaptations: Sequence[NamedAdaptation]) -> Picture | None:
 
 def _draw_study(study: NamedStudy) -> Iterable[Picture]:
     for group in study.results["groups"]:
-        label = f"{group['family']}-{group['counting']}"
         where = f"{group['family']}, {COUNTINGS[group['counting']]}"
 
         for amount, content in group["finetuning"].items():
             rows = content["regimes"]
-            if not rows:
+            scopes = [s for s in (SEEN, UNSEEN) if any(s in row["cer"] for row in rows.values())]
+            if not scopes:
                 continue
 
-            scopes = [s for s in (SEEN, UNSEEN) if any(s in row["cer"] for row in rows.values())]
             figure, (axes,) = make_grid(1, width=2.0 + 0.5 * len(rows) * len(scopes))
+            rates = {
+                regime: [row["cer"].get(scope) for scope in scopes] for regime, row in rows.items()
+            }
             draw_bars(
                 axes,
                 scopes,
                 {
-                    regime: [
-                        (x["value"], (x["low"], x["high"]))
-                        if (x := row["cer"].get(scope))
-                        else None
-                        for scope in scopes
-                    ]
-                    for regime, row in rows.items()
+                    regime: [x and (x["value"], (x["low"], x["high"])) for x in values]
+                    for regime, values in rates.items()
                 },
             )
             axes.set_ylabel("CER, percent")
@@ -241,40 +250,46 @@ def _draw_study(study: NamedStudy) -> Iterable[Picture]:
             yield finish(
                 figure,
                 [axes],
-                f"study-{label}-{amount}".replace(" ", "-"),
-                f"CER, {amount}: {where}",
+                f"{study.name} {where} {amount}",
+                f"{study.name}: CER, {amount}: {where}",
                 "Character error rates of recognisers of languages that pre-training has heard and of others. Lower is "
                 "better; the whiskers hold 95 % of the resamples of seeds and utterances.",
             )
 
-        curves = _draw_study_adaptation(label, where, group["adaptation"])
-        if curves is not None:
-            yield curves
+        yield from _draw_study_adaptation(study.name, where, group["adaptation"])
 
 
-def _draw_study_adaptation(label: str, where: str, adaptation: Mapping[str, Any]) -> Picture | None:
-    scopes = [s for s in (SEEN, UNSEEN) if any(s in found for found in adaptation.values())]
-    if not scopes:
-        return None
+def _draw_study_adaptation(
+    name: str, where: str, adaptation: Mapping[str, Any]
+) -> Iterable[Picture]:
+    for lr in dict.fromkeys(lr for found in adaptation.values() for lr in found):
+        curves = {regime: found[lr] for regime, found in adaptation.items() if lr in found}
+        scopes = [s for s in (SEEN, UNSEEN) if any(s in found for found in curves.values())]
+        figure, panels = make_grid(len(scopes))
 
-    figure, panels = make_grid(len(scopes))
+        for axes, scope in zip(panels, scopes, strict=True):
+            for (regime, found), style in zip(
+                curves.items(), make_styles(len(curves)), strict=True
+            ):
+                # Of a regime of which a run has diverged by then, there is no mean.
+                means = [x["mean"] if x else None for x in found.get(scope, [])]
+                draw_line(
+                    axes,
+                    range(len(means)),
+                    [math.nan if x is None else x for x in means],
+                    regime,
+                    style,
+                )
 
-    for axes, scope in zip(panels, scopes, strict=True):
-        for (regime, found), style in zip(
-            adaptation.items(), make_styles(len(adaptation)), strict=True
-        ):
-            if scope in found:
-                curve = [math.nan if x is None else x["mean"] for x in found[scope]["curve"]]
-                draw_line(axes, range(len(curve)), curve, regime, style)
+            axes.set_title(f"{scope} sources", fontsize=10)
+            axes.set_xlabel("steps on a source")
+            axes.set_ylabel("bits")
 
-        axes.set_title(f"{scope} sources", fontsize=10)
-        axes.set_xlabel("steps on a source")
-        axes.set_ylabel("bits")
-
-    return finish(
-        figure,
-        panels,
-        f"study-{label}-adaptation",
-        f"Adaptation: {where}",
-        "The validation loss after so many steps on one source, averaged over sources and seeds.",
-    )
+        yield finish(
+            figure,
+            panels,
+            f"{name} {where} adaptation {lr}",
+            f"{name}: adaptation with steps of {lr}: {where}",
+            "The validation loss after so many steps on one source, averaged over sources and seeds. A line ends where "
+            "a run diverges.",
+        )

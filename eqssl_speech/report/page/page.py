@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +87,10 @@ def list_summaries(inputs: Sequence[ReportInput]) -> list[Table]:
 
     for study in inputs:
         if isinstance(study, NamedStudy):
-            tables += list_tables(study.results)
+            tables += [
+                replace(table, title=f"{study.name}: {table.title}")
+                for table in list_tables(study.results)
+            ]
 
     return [table for table in tables if table.rows]
 
@@ -177,7 +181,10 @@ def _list_evaluations(evaluations: Sequence[NamedEvaluation]) -> Table:
 
 
 def describe_method(run: TrainingRun) -> str:
-    """Say how a run was pre-trained."""
+    """Say how a run was pre-trained; nothing of one that has lost its configuration."""
+    if not run.config:
+        return ""
+
     if run.setting("equilibrium") is None:
         return "conventional" if run.setting("dataset.regime") == "mixed" else "per source"
 

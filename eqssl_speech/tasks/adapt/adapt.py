@@ -27,7 +27,11 @@ from eqssl_speech.models.wav2vec2 import accelerate, expects_normalized_audio, p
 from eqssl_speech.report.runs import read_config
 from eqssl_speech.tasks.pretrain.config import PretrainConfig, ValidationSection
 from eqssl_speech.tasks.pretrain.recipe import create_criterion
-from eqssl_speech.tasks.pretrain.sources import CheckedSources, check_sources, create_valid_reader
+from eqssl_speech.tasks.pretrain.sources import (
+    CheckedSources,
+    check_sources,
+)
+from eqssl_speech.tasks.pretrain.valid_readers import create_adaptation_reader
 
 _NATS_PER_BIT: Final = math.log(2.0)
 
@@ -46,8 +50,8 @@ class AdaptationOptions:
     seconds_per_batch: float = 16.0
     """The audio of a batch, of those that are stepped on as of those that are evaluated."""
 
-    num_batches: int = 2
-    """So many validation batches of a source, each with K training batches of its own."""
+    num_batches: int = 3
+    """So many validation batches of a source are evaluated after each step, of recordings of all lengths."""
 
 
 @final
@@ -106,12 +110,7 @@ class AdaptationJob:
         self._options = options
         self._config = PretrainConfig(
             loss=_read_loss_section(checkpoint),
-            validation=ValidationSection(
-                num_adaptation_steps=options.num_steps,
-                adaptation_lr=options.lr,
-                audio_seconds_per_batch=options.seconds_per_batch,
-                max_num_batches=options.num_batches,
-            ),
+            validation=ValidationSection(audio_seconds_per_batch=options.seconds_per_batch),
         )
         dataset = self._config.dataset
         dataset.corpus = corpus
@@ -137,7 +136,7 @@ class AdaptationJob:
         return self._sources
 
     def run(self, on_progress: Callable[[str], None] = lambda _: None) -> list[AdaptationCurve]:
-        """Measure each source by itself; the parameters are put back after each batch.
+        """Measure each source by itself; the parameters are put back after each.
 
         :param on_progress: Is told which source is next.
         """
@@ -148,32 +147,31 @@ class AdaptationJob:
         ):
             on_progress(source.name)
 
-            reader = create_valid_reader(
-                self._config, train, valid, self._loader, rank=0, num_ranks=1
+            reader = create_adaptation_reader(
+                self._config,
+                train,
+                valid,
+                self._loader,
+                num_steps=self._options.num_steps,
+                num_batches=self._options.num_batches,
             )
             try:
-                episodes = [episode for (episode,) in reader if not episode.is_dead]
+                ((episode,),) = reader
             finally:
                 reader.close()
 
-            sums = torch.zeros(self._options.num_steps + 1, dtype=torch.float64)
-            num_targets = 0
-
-            for number, episode in enumerate(episodes):
-                losses, weight = self._measure(episode, number)
-                sums += weight * losses
-                num_targets += weight
-
-            if num_targets == 0:
+            if episode.is_dead:
                 raise InputError(
                     f"Source {source.name}: none of its recordings could be read; see `eqssl check`."
                 )
+
+            losses, num_targets = self._measure(episode)
 
             curves.append(
                 AdaptationCurve(
                     source.name,
                     source.language,
-                    tuple((sums / num_targets / _NATS_PER_BIT).tolist()),
+                    tuple((losses / _NATS_PER_BIT).tolist()),
                     self._criterion.chance / _NATS_PER_BIT,
                     num_targets,
                 )
@@ -181,32 +179,34 @@ class AdaptationJob:
 
         return curves
 
-    def _measure(self, episode: Episode, number: int) -> tuple[Tensor, int]:
-        """Step on all batches of an episode but the last, and evaluate that after each step."""
+    def _measure(self, episode: Episode) -> tuple[Tensor, int]:
+        """Step on the first K batches of an episode, and evaluate all others after each step."""
         for batch in episode.batches:
             batch.to(self._device)
 
-        *adapt, evaluate = episode.batches
+        num_steps = self._options.num_steps
+        adapt, evaluate = episode.batches[:num_steps], episode.batches[num_steps:]
+
         params = [p for p in self._module.parameters() if p.requires_grad]
         loop = InnerLoop(num_inner_steps=1, inner_lr=self._options.lr)
 
         snapshot = Snapshot([*params, *self._module.buffers()])
         snapshot.take()
 
-        losses = torch.full((len(adapt) + 1,), math.inf, dtype=torch.float64)
+        losses = torch.full((num_steps + 1,), math.inf, dtype=torch.float64)
 
         try:
-            losses[0], num_targets = self._evaluate(evaluate, number)
+            losses[0], num_targets = self._evaluate(evaluate)
 
-            for k, batch in enumerate(adapt):
+            for k, batch in enumerate(adapt, 1):
                 self._module.train()
 
-                with self._seeded(number, k + 1):
+                with self._seeded(k):
                     descend(params, [partial(self._loss, batch)], loop)
 
-                losses[k + 1], _ = self._evaluate(evaluate, number)
+                losses[k], _ = self._evaluate(evaluate)
         except NonFiniteError:
-            pass
+            pass  # From there on it is infinite.
         finally:
             self._module.eval()
             snapshot.put_back()
@@ -214,22 +214,28 @@ class AdaptationJob:
         return losses, num_targets
 
     @torch.no_grad()
-    def _evaluate(self, batch: SpeechBatch, number: int) -> tuple[float, int]:
+    def _evaluate(self, batches: Sequence[SpeechBatch]) -> tuple[float, int]:
+        """Return the mean loss of the masked frames, and their number."""
         self._module.eval()
 
-        # The same masks and distractors after each step, and of each model.
-        with self._seeded(number, 0):
-            output = self._criterion(self._module, batch)
+        total, num_targets = 0.0, 0
 
-        return float(output.main_loss), output.num_targets
+        # The same masks and distractors after each step, and of each model.
+        with self._seeded(0):
+            for batch in batches:
+                output = self._criterion(self._module, batch)
+                total += float(output.main_loss) * output.num_targets
+                num_targets += output.num_targets
+
+        return total / num_targets, num_targets
 
     def _loss(self, batch: SpeechBatch) -> Tensor:
         return self._criterion(self._module, batch).loss
 
     @contextmanager
-    def _seeded(self, number: int, step: int) -> Iterator[None]:
+    def _seeded(self, step: int) -> Iterator[None]:
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(1000 * number + step)
+            torch.manual_seed(step)
 
             yield
 

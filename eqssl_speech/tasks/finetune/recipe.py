@@ -34,6 +34,7 @@ from eqssl_speech.models.wav2vec2 import FreezeSchedule, accelerate, expects_nor
 from eqssl_speech.models.wav2vec2.pretrained import load_encoder
 from eqssl_speech.report.sources import render_sources, write_source_rows
 from eqssl_speech.tasks.checkpoints import use_trusted_checkpoints
+from eqssl_speech.tasks.errors import register_divergence
 from eqssl_speech.tasks.finetune.batches import (
     create_planner,
     create_train_reader,
@@ -74,6 +75,7 @@ class FinetuneRecipe(Recipe):
     @override
     def register(self, container: DependencyContainer) -> None:
         register_cli_error(container, InputError, handle_input_error)
+        register_divergence(container)
 
         use_trusted_checkpoints(container)
         publish_by_export(container)

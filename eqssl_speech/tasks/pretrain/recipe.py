@@ -34,6 +34,7 @@ from eqssl_speech.models.wav2vec2 import (
 )
 from eqssl_speech.report.sources import SourceRow, render_sources, write_source_rows
 from eqssl_speech.tasks.checkpoints import use_trusted_checkpoints
+from eqssl_speech.tasks.errors import register_divergence
 from eqssl_speech.tasks.output_dir import check_before_writing
 from eqssl_speech.tasks.pretrain.config import EquilibriumSection, PretrainConfig
 from eqssl_speech.tasks.pretrain.episode_loss import EpisodeLoss
@@ -52,10 +53,10 @@ from eqssl_speech.tasks.pretrain.sources import (
     check_sources,
     create_planner,
     create_train_reader,
-    create_valid_reader,
     share_sources,
 )
 from eqssl_speech.tasks.pretrain.train_unit import PretrainUnit
+from eqssl_speech.tasks.pretrain.valid_readers import create_valid_reader
 from eqssl_speech.tasks.pretrain.valid_unit import PretrainEvalUnit, ValidationRound
 from eqssl_speech.tasks.publishing import publish_by_export
 from eqssl_speech.tasks.recordings import handle_input_error, warn_of_failure
@@ -70,6 +71,7 @@ class PretrainRecipe(Recipe):
     @override
     def register(self, container: DependencyContainer) -> None:
         register_cli_error(container, InputError, handle_input_error)
+        register_divergence(container)
 
         use_trusted_checkpoints(container)
         publish_by_export(container)

@@ -12,14 +12,13 @@ from typing import Final
 
 import numpy as np
 
-from eqssl_speech.data.batching import BatchSize, BatchStream, plan_validation
+from eqssl_speech.data.batching import BatchSize, BatchStream
 from eqssl_speech.data.check import SourceReport
 from eqssl_speech.data.corpus import Corpus, DataSource, load_corpus, select_sources
-from eqssl_speech.data.episode_loading import load_episode, load_validation_episode
+from eqssl_speech.data.episode_loading import load_episode
 from eqssl_speech.data.episodes import (
     Episode,
     EpisodeLayout,
-    EpisodePlan,
     EpisodePlanner,
     fit_episodes_per_source,
 )
@@ -29,7 +28,7 @@ from eqssl_speech.data.loading import (
     list_utterances,
 )
 from eqssl_speech.data.manifest import Manifest
-from eqssl_speech.data.readers import EpisodeReader, ValidationReader
+from eqssl_speech.data.readers import EpisodeReader
 from eqssl_speech.data.schedule import SourceSchedule, share_out
 from eqssl_speech.error import InputError
 from eqssl_speech.labels import LabelStore
@@ -197,7 +196,7 @@ def create_planner(
     size = _batch_size(section, layout, num_sources)
 
     streams = [
-        _create_stream(utterances, size, config.common.seed, section.sample_rate, w)
+        create_stream(utterances, size, config.common.seed, section.sample_rate, w)
         for utterances, w in zip(streams_utterances, weights)
     ]
 
@@ -281,13 +280,22 @@ def _batch_size(section: SourcesSection, layout: EpisodeLayout, num_sources: int
     )
 
 
-def _create_stream(
+def create_stream(
     utterances: Utterances,
     size: BatchSize,
     seed: int,
     sample_rate: int,
     weights: np.ndarray | None = None,
 ) -> BatchStream:
+    """Create the endless batches of a source.
+
+    :param utterances: The source.
+    :param size: The size of a batch.
+    :param seed: The seed of their order.
+    :param sample_rate: For messages.
+    :param weights: How often each utterance is drawn beside the others; by default alike.
+    :raises InputError: If the source does not fill a batch.
+    """
     # A source keeps its order whichever other sources there are.
     key = zlib.crc32(utterances.source_name.encode())
 
@@ -322,55 +330,4 @@ def create_train_reader(
         num_workers=section.num_workers,
         num_prefetch=section.num_prefetch,
         labels_digest=labels_digest,
-    )
-
-
-def create_valid_reader(
-    config: PretrainConfig,
-    train: Utterances,
-    valid: Utterances,
-    loader: BatchLoader,
-    *,
-    rank: int,
-    num_ranks: int,
-) -> ValidationReader[Episode]:
-    """Create the reader of a source's validation episodes; ranks share them out.
-
-    The batches to adapt on are the same in each validation, whatever the seed of the run.
-    """
-    section = config.validation
-    rate = config.dataset.sample_rate
-
-    # A small source is adapted on all that it has.
-    clipped = np.minimum(train.lengths, int(config.dataset.max_audio_s * rate))
-    num_samples = min(int(section.audio_seconds_per_batch * rate), int(clipped.sum()) // 4)
-
-    size = BatchSize(
-        num_samples=int(section.audio_seconds_per_batch * rate),
-        max_num_samples=int(config.dataset.max_audio_s * rate),
-    )
-
-    batches = plan_validation(valid.lengths, size)[: section.max_num_batches]
-    plans = []
-
-    if section.num_adaptation_steps > 0:
-        adapt_size = BatchSize(num_samples=num_samples, max_num_samples=size.max_num_samples)
-        stream = _create_stream(train, adapt_size, 0, rate)
-
-    for batch in batches:
-        adapt = tuple(next(stream) for _ in range(section.num_adaptation_steps))
-
-        plans.append((EpisodePlan(0, adapt), EpisodePlan(0, (batch,))))
-
-    return ValidationReader(
-        plans[rank::num_ranks],
-        partial(
-            load_validation_episode,
-            train=train,
-            valid=valid,
-            loader=loader,
-            skip_dead=config.dataset.on_dead_source == "skip",
-        ),
-        num_steps=-(-len(plans) // num_ranks),
-        num_workers=config.dataset.num_workers,
     )

@@ -1,0 +1,196 @@
+"""What a study keeps of its jobs: with which command and inputs each was done, and every attempt at it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from eqssl_speech.error import InputError
+from eqssl_speech.files import replace_file
+from eqssl_speech.study.jobs import Job
+
+STATE_DIRECTORY: Final = "state"
+
+
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """A process that was started for a job."""
+
+    commit: str | None
+    """The version of the code."""
+
+    status: int
+    """How it ended."""
+
+    wall_s: float
+
+
+@final
+class StudyState:
+    """The records of a study's jobs, files in its directory."""
+
+    def __init__(self, out: Path, corpus: Path) -> None:
+        """
+        :param out: The directory of the study.
+        :param corpus: The corpus, whose manifests and texts are a part of every job's inputs.
+        """
+        self._out = out
+        self._corpus = _digest(_list_corpus(corpus))
+        self._digests: dict[Path, str] = {}
+
+    def read(self, name: str) -> Mapping[str, Any] | None:
+        """Read how a job was done: its ``command``, ``inputs``, ``status``, ``attempts`` and total ``wall_s``.
+
+        :returns: ``None`` if it is not done.
+        :raises InputError: If the record is damaged.
+        """
+        file = self.find(name, "json")
+        if not file.is_file():
+            return None
+
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            record = None
+
+        if not isinstance(record, dict) or not {"command", "inputs", "wall_s"} <= set(record):
+            raise InputError(f"{file}: is damaged; remove it, and the job is done again.")
+
+        return record
+
+    def find(self, name: str, suffix: str) -> Path:
+        """Return the file with the output (``log``), the record (``json``) or the attempts (``jsonl``) of a job."""
+        file = self._out / STATE_DIRECTORY / name
+
+        # Names have dots, of numbers.
+        return file.with_name(f"{file.name}.{suffix}")
+
+    def add_attempt(self, job: Job, attempt: Attempt) -> None:
+        """Remember a process that has ended."""
+        with self.find(job.name, "jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(attempt)) + "\n")
+
+    def finish(self, job: Job, command: Sequence[str], status: int) -> None:
+        """Write the record of a job that is done."""
+        lines = self.find(job.name, "jsonl").read_text(encoding="utf-8").splitlines()
+        attempts = [json.loads(line) for line in lines]
+
+        record = {
+            "command": ["eqssl", *command],
+            "inputs": self.make_inputs(job),
+            "status": status,
+            "wall_s": round(sum(attempt["wall_s"] for attempt in attempts), 1),
+            "attempts": attempts,
+        }
+        replace_file(
+            self.find(job.name, "json"),
+            (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(),
+            durable=True,
+        )
+
+    def make_inputs(self, job: Job) -> str:
+        """Return what stands for all that a job is made of besides its command: the corpus, configuration files, and
+        the records of the jobs that it needs, which differ when one is done again."""
+        needs = (self.find(name, "json") for name in job.needs)
+        parts = [self._corpus, *(self._read(file) for file in (*job.files, *needs))]
+
+        return _digest(part.encode() for part in parts)
+
+    def list_stale(self, jobs: Iterable[Job]) -> list[Job]:
+        """List the jobs that were done with another command, or of other inputs than there are now."""
+        stale: list[Job] = []
+        names: set[str] = set()
+
+        for job in jobs:
+            record = self.read(job.name)
+            if record is None:
+                continue
+
+            if (
+                names & set(job.needs)
+                or record["inputs"] != self.make_inputs(job)
+                or record["command"] != ["eqssl", *job.make_command()]
+            ):
+                stale.append(job)
+                names.add(job.name)
+
+        return stale
+
+    def forget(self, job: Job) -> None:
+        """Remove what a job has made, and its record."""
+        self.find(job.name, "json").unlink(missing_ok=True)
+
+        for suffix in ("jsonl", "log"):
+            self.find(job.name, suffix).unlink(missing_ok=True)
+
+        shutil.rmtree(self._out / job.name, ignore_errors=True)
+
+        # Records of what it was needed for.
+        self._digests.clear()
+
+    @contextmanager
+    def lock(self) -> Iterator[int]:
+        """Keep other studies out of the directory, as long as this process lives or one that inherits the descriptor.
+
+        :returns: The descriptor.
+        :raises InputError: If another is at work there.
+        """
+        directory = self._out / STATE_DIRECTORY
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as ex:
+            raise InputError(
+                f"{directory}: cannot be written ({ex.strerror}); choose another directory."
+            ) from None
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+
+            raise InputError(
+                f"{self._out}: another `eqssl study`, or a job that one has left behind, is at work there; wait for "
+                "it, or stop it."
+            ) from None
+
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _read(self, file: Path) -> str:
+        # Records change while a study runs; files that are read again and again do not.
+        if file.suffix == ".json":
+            return _digest([file.read_bytes()]) if file.is_file() else ""
+
+        if file not in self._digests:
+            self._digests[file] = _digest([file.read_bytes()])
+
+        return self._digests[file]
+
+
+def _list_corpus(corpus: Path) -> Iterator[bytes]:
+    files = [*corpus.glob("sources.tsv"), *corpus.glob("*/*.tsv"), *corpus.glob("*/*.wrd")]
+
+    for file in sorted(files):
+        yield str(file.relative_to(corpus)).encode()
+        yield file.read_bytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+
+    return whole.hexdigest()
