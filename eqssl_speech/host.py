@@ -18,6 +18,8 @@ from fairseq2.trainer import Trainer, TrainStepHookArgs, _TrainerState
 from fairseq2.typing import Stateful
 from fairseq2.validator import StandardValidator
 
+from eqssl_speech.tasks.errors import DivergenceError
+
 if TYPE_CHECKING:
     from fairseq2.evaluator import EvalUnit
 
@@ -184,7 +186,7 @@ class TrainerStop:
             trainer._model.train()
 
             return None
-        except RecipeError:
+        except (RecipeError, DivergenceError):
             # It ends the run for what it has found, and is over.
             self._note_validation(None)
 

@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the ``eqssl`` command.
 
     :param argv: The arguments without the program's name; by default those of the process.
-    :returns: The exit status: 0, 1 (something failed), 2 (the input cannot be used), 75 (a run was asked to stop and
-        can go on) or 130 (interrupted).
+    :returns: The exit status: 0, 1 (something failed), 2 (the input cannot be used), 3 (the numbers of a training went
+        wrong), 75 (a run was asked to stop and can go on) or 130 (interrupted).
     """
     args = list(sys.argv[1:] if argv is None else argv)
 

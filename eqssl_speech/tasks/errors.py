@@ -6,22 +6,25 @@ from typing import Final
 
 from fairseq2.logging import log
 from fairseq2.recipe.cli import register_cli_error
-from fairseq2.recipe.error import RecipeError
 from fairseq2.runtime.dependency import DependencyContainer
 
 DIVERGED: Final = 3
 """The exit status of a training whose numbers went wrong; that of a mistake of its user is 2."""
 
 
-class TrainingDivergedError(RecipeError):
+class DivergenceError(Exception):
+    """A training whose numbers went wrong; no error of the host's recipes, which would end with status 2."""
+
+
+class TrainingDivergedError(DivergenceError):
     """Raised when too many numbers in a row were not finite."""
 
 
-class CollapseError(RecipeError):
+class CollapseError(DivergenceError):
     """Raised when the collapse detector sees something and the configuration asks to stop then."""
 
 
-class BlankOutputError(RecipeError):
+class BlankOutputError(DivergenceError):
     """Raised when a model keeps emitting nothing but blanks and the configuration asks to stop then."""
 
 
@@ -36,7 +39,7 @@ def register_divergence(container: DependencyContainer) -> None:
     register_cli_error(container, BlankOutputError, _handle_divergence)
 
 
-def _handle_divergence(ex: RecipeError) -> int:
+def _handle_divergence(ex: DivergenceError) -> int:
     log.error(str(ex))
 
     return DIVERGED
