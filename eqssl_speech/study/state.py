@@ -45,7 +45,6 @@ class StudyState:
         """
         self._out = out
         self._corpus = _digest(_list_corpus(corpus))
-        self._digests: dict[Path, str] = {}
 
     def read(self, name: str) -> Mapping[str, Any] | None:
         """Read how a job was done: its ``command``, ``inputs``, ``status``, ``attempts`` and total ``wall_s``.
@@ -100,10 +99,10 @@ class StudyState:
     def make_inputs(self, job: Job) -> str:
         """Return what stands for all that a job is made of besides its command: the corpus, configuration files, and
         the records of the jobs that it needs, which differ when one is done again."""
-        needs = (self.find(name, "json") for name in job.needs)
-        parts = [self._corpus, *(self._read(file) for file in (*job.files, *needs))]
+        files = (*job.files, *(self.find(name, "json") for name in job.needs))
+        contents = (file.read_bytes() if file.is_file() else b"" for file in files)
 
-        return _digest(part.encode() for part in parts)
+        return _digest([self._corpus.encode(), *contents])
 
     def list_stale(self, jobs: Iterable[Job]) -> list[Job]:
         """List the jobs that were done with another command, or of other inputs than there are now."""
@@ -133,9 +132,6 @@ class StudyState:
             self.find(job.name, suffix).unlink(missing_ok=True)
 
         shutil.rmtree(self._out / job.name, ignore_errors=True)
-
-        # Records of what it was needed for.
-        self._digests.clear()
 
     @contextmanager
     def lock(self) -> Iterator[int]:
@@ -167,16 +163,6 @@ class StudyState:
             yield descriptor
         finally:
             os.close(descriptor)
-
-    def _read(self, file: Path) -> str:
-        # Records change while a study runs; files that are read again and again do not.
-        if file.suffix == ".json":
-            return _digest([file.read_bytes()]) if file.is_file() else ""
-
-        if file not in self._digests:
-            self._digests[file] = _digest([file.read_bytes()])
-
-        return self._digests[file]
 
 
 def _list_corpus(corpus: Path) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ import torch
 from recipe_runs import SAMPLE, label_sample
 
 from eqssl_speech.cli import main
+from eqssl_speech.data.episodes import Episode
 from eqssl_speech.error import InputError
 from eqssl_speech.models.hubert.config import micro_config as micro_hubert_config
 from eqssl_speech.models.opening import make_model
@@ -35,6 +36,17 @@ def make_job(file: Path, options: AdaptationOptions = FEW, **kwargs: Any) -> Ada
     sources = kwargs.pop("sources", ["ru-festvox", "es-drascula"])
 
     return AdaptationJob(file, SAMPLE, sources, kwargs.pop("labels", None), options, **kwargs)
+
+
+def read_episode(job: AdaptationJob, **kwargs: int) -> Episode:
+    """Read what the first source of a job is adapted to and evaluated on."""
+    (train, *_), (valid, *_) = job.sources.train, job.sources.valid
+
+    reader = create_adaptation_reader(job._config, train, valid, job._loader, **kwargs)
+    ((episode,),) = reader
+    reader.close()
+
+    return episode
 
 
 def test_the_model_is_put_back_and_the_curve_comes_again(tmp_path: Path) -> None:
@@ -75,16 +87,7 @@ def test_a_step_is_one_of_gradient_descent(tmp_path: Path) -> None:
     job = make_job(save(tmp_path), replace(FEW, num_steps=1), sources=["ru-festvox"])
     (curve,) = job.run()
 
-    reader = create_adaptation_reader(
-        job._config,
-        job.sources.train[0],
-        job.sources.valid[0],
-        job._loader,
-        num_steps=1,
-        num_batches=2,
-    )
-    ((episode,),) = reader
-    reader.close()
+    episode = read_episode(job, num_steps=1, num_batches=2)
     step, *evaluate = episode.batches
     module = job._module.train()
 
@@ -110,16 +113,7 @@ def test_a_step_is_one_of_gradient_descent(tmp_path: Path) -> None:
 
 def test_recordings_of_all_lengths_are_evaluated(tmp_path: Path) -> None:
     job = make_job(save(tmp_path), replace(FEW, num_batches=3), sources=["ru-festvox"])
-    reader = create_adaptation_reader(
-        job._config,
-        job.sources.train[0],
-        job.sources.valid[0],
-        job._loader,
-        num_steps=2,
-        num_batches=3,
-    )
-    ((episode,),) = reader
-    reader.close()
+    episode = read_episode(job, num_steps=2, num_batches=3)
 
     lengths = [batch.seqs.shape[1] for batch in episode.batches[2:]]
     shortest = min(job.sources.valid[0].lengths)
