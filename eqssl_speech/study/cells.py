@@ -182,10 +182,9 @@ class SettingsMaker:
         return value
 
 
-def list_cells(study: Study, maker: SettingsMaker) -> list[PlannedCell]:
-    """List the cells in the order in which they are run, each once."""
-    planned: dict[Cell, PlannedCell] = {}
-
+def iterate_plans(study: Study, maker: SettingsMaker) -> Iterator[PlannedCell]:
+    """List the cells in the order in which they are run, with what is made of them then: a cell that the study names
+    again, with other amounts of labels, comes again."""
     for section in study.cells:
         for seed in section.seeds:
             for family in section.families:
@@ -200,16 +199,24 @@ def list_cells(study: Study, maker: SettingsMaker) -> list[PlannedCell]:
                         section.counting if maker.num_inner_steps(family, regime) else "audio",
                         seed,
                     )
-                    before = planned.get(cell)
-                    labels = (*before.labels, *section.labels) if before else section.labels
 
-                    planned[cell] = PlannedCell(
-                        cell,
-                        tuple(dict.fromkeys(labels)),
-                        section.adapt or (before is not None and before.adapt),
-                    )
+                    yield PlannedCell(cell, tuple(section.labels), section.adapt)
 
-    return list(planned.values())
+
+def list_cells(study: Study, maker: SettingsMaker) -> list[PlannedCell]:
+    """List the cells, each once, with all that is made of them."""
+    cells: dict[Cell, PlannedCell] = {}
+
+    for planned in iterate_plans(study, maker):
+        before = cells.get(planned.cell, planned)
+
+        cells[planned.cell] = PlannedCell(
+            planned.cell,
+            tuple(dict.fromkeys((*before.labels, *planned.labels))),
+            before.adapt or planned.adapt,
+        )
+
+    return list(cells.values())
 
 
 def list_arguments(settings: Settings) -> Iterator[str]:

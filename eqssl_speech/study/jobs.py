@@ -14,11 +14,13 @@ from eqssl_speech.study.cells import (
     Cell,
     PlannedCell,
     SettingsMaker,
+    iterate_plans,
     list_arguments,
     list_cells,
 )
 from eqssl_speech.study.study_file import Settings, Study
 
+START: Final = "start"
 TUNE: Final = "tune"
 PRETRAIN: Final = "pretrain"
 FINETUNE: Final = "finetune"
@@ -80,7 +82,7 @@ class Planner:
         self._jobs: dict[str, Job] = {}
 
     def list_cells(self) -> list[PlannedCell]:
-        """List the cells, in the order in which they are run."""
+        """List the cells, each once."""
         return list_cells(self._study, self._maker)
 
     def num_inner_steps(self, cell: Cell) -> int:
@@ -89,7 +91,7 @@ class Planner:
 
     def list_jobs(self) -> list[Job]:
         """List the jobs in the order in which they are started, each after those that it needs."""
-        for planned in self.list_cells():
+        for planned in iterate_plans(self._study, self._maker):
             self._plan(planned)
 
         return list(self._jobs.values())
@@ -161,27 +163,55 @@ class Planner:
 
     def _plan_pretraining(self, cell: Cell) -> str:
         needs = self._plan_tuning(cell.family, cell.regime)
+        start = self._plan_start(cell.family, cell.seed)
         settings = self._maker.make(cell.family, cell.regime, cell.counting)
 
         def make_command() -> list[str]:
             tuned = self.choose(cell.family, cell.regime)
 
-            return self._pretrain(
-                name, cell.family, {**settings, **tuned, "common.seed": cell.seed}
-            )
+            return self._pretrain(name, cell.family, {**settings, **tuned}, cell.seed, start)
 
         name = f"{PRETRAIN}/{cell.name}"
-        needs = (*needs, *self._plan_labels(cell.family, SEEN))
+        needs = (*needs, *start, *self._plan_labels(cell.family, SEEN))
         self._add(Job(name, make_command, needs, self._files(cell.family)))
 
         return name
 
+    def _plan_start(self, family: str, seed: int) -> tuple[str, ...]:
+        """Plan what all regimes of a seed go on from, if anything."""
+        section = self._study.pretraining[family]
+        if section.start is None:
+            return ()
+
+        name = f"{START}/{family}/seed-{seed}"
+        settings = {
+            "dataset.sources": self._study.sources,
+            **self._study.settings,
+            **section.start,
+        }
+
+        self._add(
+            Job(
+                name,
+                lambda: self._pretrain(name, family, settings, seed),
+                self._plan_labels(family, SEEN),
+                self._files(family),
+            )
+        )
+
+        return (name,)
+
     def _plan_tuning(self, family: str, regime: str) -> tuple[str, ...]:
         """Plan the runs of tuning; the first settings are chosen before the next are tried."""
-        labels = self._plan_labels(family, SEEN)
+        tuned, seed = self.list_tuned(regime), self._study.tuning.seed
+        if not tuned:
+            return ()
+
+        start = self._plan_start(family, seed)
         before: list[str] = []
 
-        for key, values in self.list_tuned(regime).items():
+        for key, values in tuned.items():
+            needs = (*self._plan_labels(family, SEEN), *start, *before)
             jobs = []
 
             for value in values:
@@ -196,11 +226,10 @@ class Planner:
                     if INNER_LR in chosen:
                         chosen[_ADAPTATION_LR] = chosen[INNER_LR]
 
-                    return self._pretrain(
-                        name, family, self._tuning_settings(family, regime) | chosen
-                    )
+                    settings = self._tuning_settings(family, regime) | chosen
 
-                needs = (*labels, *before)
+                    return self._pretrain(name, family, settings, seed, start)
+
                 self._add(Job(name, make_command, needs, self._files(family), may_diverge=True))
                 jobs.append(name)
 
@@ -219,7 +248,7 @@ class Planner:
         if num_inner_steps > 0:
             settings[_NUM_ADAPTATION_STEPS] = num_inner_steps
 
-        return {**settings, "common.seed": tuning.seed}
+        return settings
 
     def _files(self, family: str) -> tuple[Path, ...]:
         return (self._directory / self._study.pretraining[family].config,)
@@ -320,9 +349,14 @@ class Planner:
 
         self._add(Job(name, lambda: command, (pretrained, *labels)))
 
-    def _pretrain(self, name: str, family: str, settings: Settings) -> list[str]:
+    def _pretrain(
+        self, name: str, family: str, settings: Settings, seed: int, start: Sequence[str] = ()
+    ) -> list[str]:
         section = self._study.pretraining[family]
-        settings = {"dataset.corpus": str(self._corpus), **settings}
+        settings = {"dataset.corpus": str(self._corpus), **settings, "common.seed": seed}
+
+        for run in start:
+            settings["pretrained"] = str(self._out / run)
 
         if section.labels is not None:
             settings["dataset.labels"] = str(self._out / "labels" / family / SEEN)

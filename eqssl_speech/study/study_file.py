@@ -34,6 +34,10 @@ class PretrainingSection:
     labels: list[str] | None = None
     """For a family that predicts labels: the arguments of `eqssl labels` that make them of the sources."""
 
+    start: Settings | None = None
+    """What sets apart the pre-training that all regimes of a seed go on from; without it they begin with random
+    weights."""
+
 
 @dataclass(kw_only=True)
 class RegimeSection:
