@@ -232,6 +232,47 @@ def test_jobs_come_after_those_that_they_need(tmp_path: Path) -> None:
     assert command[command.index("--source") + 1] == "c"
 
 
+def test_what_is_named_first_is_run_first(tmp_path: Path) -> None:
+    cells = [
+        {"families": ["hubert"], "regimes": ["plain"], "seeds": [1, 2]},
+        {"families": ["hubert"], "regimes": ["plain"], "seeds": [1], "labels": ["few"]},
+    ]
+    names = [job.name for job in make_planner(tmp_path, cells=cells).list_jobs()]
+
+    # The fine-tuning is of the second list, though its cell is the first.
+    second = names.index("pretrain/hubert/plain/audio/seed-2")
+    assert second < names.index("finetune/hubert/plain/audio/seed-1/few/a")
+
+
+def test_all_regimes_of_a_seed_go_on_from_one_start(tmp_path: Path) -> None:
+    start = {"equilibrium": None, "regime.num_steps": 20}
+    pretraining = {"hubert": {"config": "w.yaml", "labels": [], "start": start}}
+    planner = make_planner(tmp_path, pretraining=pretraining)
+    jobs = {job.name: job for job in planner.list_jobs()}
+
+    job = jobs["start/hubert/seed-1"]
+    command = job.make_command()
+    assert {"equilibrium=null", "regime.num_steps=20", "common.seed=1"} <= set(command)
+    assert not [argument for argument in command if argument.startswith("pretrained=")]
+    assert job.needs == ("labels/hubert/seen",)
+
+    for regime in ("plain", "last-3"):
+        for name, values in planner.list_tuned(regime).items():
+            for value in values:
+                write_loss(tmp_path, f"tune/hubert/{regime}/{name}={value:g}", plain_loss=4.0)
+
+        job = jobs[f"pretrain/hubert/{regime}/audio/seed-1"]
+        command = job.make_command()
+        assert f"pretrained={tmp_path / 'out/start/hubert/seed-1'}" in command
+        assert "regime.num_steps=20" not in command
+        assert "start/hubert/seed-1" in job.needs
+
+    # Tuning has a start of its own seed.
+    job = jobs["tune/hubert/plain/optimizer.config.lr=0.001"]
+    assert f"pretrained={tmp_path / 'out/start/hubert/seed-1000'}" in job.make_command()
+    assert "start/hubert/seed-1000" in job.needs
+
+
 def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
     planner = make_planner(tmp_path)
     jobs = {job.name: job for job in planner.list_jobs()}
