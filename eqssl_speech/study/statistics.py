@@ -1,11 +1,14 @@
-"""Error rates over seeds and utterances, with intervals from resampling both.
+"""Error rates over seeds and utterances, with intervals for what both do to them.
 
-Two regimes are compared on the same draws of seeds and utterances, so that what both share (an utterance that is hard,
-a seed that is lucky in both) does not blur their difference.
+How much utterances do is found by resampling them. Seeds are too few for that (draws of three differ far less than
+seeds do): theirs is the interval of Student's t. Two regimes are compared seed by seed and on the same draws of
+utterances, so that what both share (an utterance that is hard, a seed that is lucky in both) does not blur their
+difference.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, final
@@ -18,7 +21,13 @@ from eqssl_speech.tasks.evaluate.scores import UNITS, ScoredUtterance
 
 NUM_RESAMPLES: Final = 2000
 
-LEVEL: Final = 0.95
+# Of 95 %, the level of all intervals.
+_NORMAL_QUANTILE: Final = 1.96
+_T_QUANTILES: Final = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Of 1 to 30 degrees of freedom."""
 
 MIN_NUM_SEEDS: Final = 3
 """Of fewer seeds, a difference is never called certain: how much seeds differ is not known."""
@@ -133,22 +142,9 @@ class Resampler:
         return rates
 
     def _estimate(self, rates: npt.NDArray[np.float64]) -> Estimate:
-        num_seeds = len(rates)
+        resampled = rates[:, 1:].mean(axis=0)
 
-        generator = np.random.default_rng(num_seeds)
-        drawn = generator.integers(num_seeds, size=(self._num, num_seeds))
-
-        means = rates.mean(axis=0)
-        resampled = rates[drawn, np.arange(1, self._num + 1)[:, None]].mean(axis=1)
-
-        # Of few seeds, draws with replacement differ less than the seeds do.
-        factor = np.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 1.0
-        draws = means[1:] + factor * (resampled - means[1:])
-
-        tail = 100 * (1.0 - LEVEL) / 2
-        low, high = np.percentile(draws, [tail, 100 - tail])
-
-        return Estimate(float(means[0]), float(low), float(high), num_seeds)
+        return estimate_mean(rates[:, 0], utterance_sd=float(resampled.std()))
 
     def _multiplicities(self, source: str, num: int) -> npt.NDArray[np.int64]:
         """Return how often each utterance of a source is drawn; first, once each."""
@@ -161,6 +157,28 @@ class Resampler:
             self._times[key] = np.concatenate([np.ones((1, num), dtype=np.int64), drawn])
 
         return self._times[key]
+
+
+def estimate_mean(values: Sequence[float], utterance_sd: float = 0.0) -> Estimate:
+    """Return the mean over seeds.
+
+    The interval holds the mean of all seeds, and utterances, in 95 % of all studies, or more: utterances show in how
+    much seeds differ too, and are counted twice then.
+
+    :param values: The value of each seed; for a difference, of what is compared seed by seed.
+    :param utterance_sd: The standard deviation of the mean over draws of utterances.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    seed_width = 0.0
+
+    if (free := len(array) - 1) > 0:
+        quantile = _T_QUANTILES[free - 1] if free <= len(_T_QUANTILES) else _NORMAL_QUANTILE
+        seed_width = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
+
+    width = math.hypot(seed_width, _NORMAL_QUANTILE * utterance_sd)
+    value = float(array.mean())
+
+    return Estimate(value, value - width, value + width, len(array))
 
 
 def _find_common(all_counts: Sequence[SeedCounts], sources: Sequence[str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from eqssl_speech.error import InputError
 from eqssl_speech.study.cells import Cell, SettingsMaker
 from eqssl_speech.study.jobs import Planner
-from eqssl_speech.study.statistics import Resampler, UtteranceCounts
+from eqssl_speech.study.statistics import Resampler, UtteranceCounts, estimate_mean
 from eqssl_speech.study.study_file import Counting, read_study
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
@@ -373,18 +373,25 @@ def test_utterances_are_paired_by_their_names() -> None:
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
 
 
-def test_few_seeds_are_drawn_as_wide_as_they_differ() -> None:
-    """The interval of seeds alone, without utterances, is that of their mean."""
+def test_the_interval_of_few_seeds_is_that_of_student() -> None:
     counts = {
         seed: {"a": UtteranceCounts(("u",), np.array([[[errors, 100]] * 2]))}
         for seed, errors in enumerate((10, 20, 30))
     }
-    estimate = Resampler(20_000).rate(counts, ["a"], 0)
+    estimate = Resampler(100).rate(counts, ["a"], 0)
 
-    # Draws of three of three, stretched by sqrt(3 / 2): the extremes are 0.1 and 0.3 around 0.2.
+    # One utterance: drawn again, it is the same. The standard deviation of the seeds is 0.1.
     assert estimate.value == pytest.approx(0.2)
-    assert 0.2 - estimate.low == pytest.approx(0.1 * np.sqrt(1.5), rel=0.02)
-    assert estimate.high - 0.2 == pytest.approx(0.1 * np.sqrt(1.5), rel=0.02)
+    assert 0.2 - estimate.low == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=1e-6)
+    assert estimate.high - 0.2 == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5, 40])
+def test_intervals_hold_the_mean_as_often_as_they_say(num_seeds: int) -> None:
+    draws = np.random.default_rng(1).normal(0.3, 0.1, size=(4000, num_seeds))
+    estimates = [estimate_mean(values) for values in draws]
+
+    assert np.mean([e.low <= 0.3 <= e.high for e in estimates]) == pytest.approx(0.95, abs=0.012)
 
 
 @pytest.mark.parametrize("counting", get_args(Counting))
