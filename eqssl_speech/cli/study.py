@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from eqssl_speech.study.jobs import Planner
+    from eqssl_speech.study.planner import Planner
     from eqssl_speech.study.results import write_results
     from eqssl_speech.study.state import StudyState
     from eqssl_speech.study.study_file import read_study

@@ -78,7 +78,7 @@ class SettingsMaker:
         how = self._study.regimes[regime]
         settings = self._merge(how)
 
-        if how.is_random or self._find(family, settings, _EQUILIBRIUM) is None:
+        if how.is_random or how.is_start or self._find(family, settings, _EQUILIBRIUM) is None:
             return 0
 
         num = self._find(family, settings, _NUM_INNER_STEPS)

@@ -1,24 +1,13 @@
-"""What has to be run for a study, in order, and what each waits for."""
+"""The jobs of a study: their commands, and how they are called."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from eqssl_speech.error import InputError
-from eqssl_speech.report.runs import get_number, read_history
-from eqssl_speech.study.cells import (
-    Cell,
-    PlannedCell,
-    SettingsMaker,
-    iterate_plans,
-    list_arguments,
-    list_cells,
-)
-from eqssl_speech.study.study_file import Settings, Study
+from eqssl_speech.study.cells import Cell
 
 START: Final = "start"
 TUNE: Final = "tune"
@@ -26,12 +15,7 @@ PRETRAIN: Final = "pretrain"
 FINETUNE: Final = "finetune"
 TEST: Final = "test"
 ADAPT: Final = "adapt"
-
-INNER_LR: Final = "equilibrium.inner_lr"
-
-_NUM_STEPS: Final = "regime.num_steps"
-_ADAPTATION_LR: Final = "validation.adaptation_lr"
-_NUM_ADAPTATION_STEPS: Final = "validation.num_adaptation_steps"
+PHONES: Final = "phones"
 
 SEEN: Final = "seen"
 UNSEEN: Final = "unseen"
@@ -63,319 +47,16 @@ class Job:
         return self.name.split("/", maxsplit=1)[0]
 
 
-@final
-class Planner:
-    """Lists the jobs of a study."""
-
-    def __init__(self, study: Study, directory: Path, corpus: Path, out: Path) -> None:
-        """
-        :param study: The study.
-        :param directory: Where its file is, and the configuration files that it names.
-        :param corpus: The corpus.
-        :param out: The directory of the study.
-        """
-        self._study = study
-        self._directory = directory
-        self._corpus = corpus
-        self._out = out
-        self._maker = SettingsMaker(study, directory)
-        self._jobs: dict[str, Job] = {}
-
-    def list_cells(self) -> list[PlannedCell]:
-        """List the cells, each once."""
-        return list_cells(self._study, self._maker)
-
-    def num_inner_steps(self, cell: Cell) -> int:
-        """Return the K of a cell; 0 of conventional training."""
-        return self._maker.num_inner_steps(cell.family, cell.regime)
-
-    def list_jobs(self) -> list[Job]:
-        """List the jobs in the order in which they are started, each after those that it needs."""
-        for planned in iterate_plans(self._study, self._maker):
-            self._plan(planned)
-
-        return list(self._jobs.values())
-
-    def choose(self, family: str, regime: str, until: str | None = None) -> Settings:
-        """Return the tuned settings of a regime, which are known once its tuning runs are done.
-
-        :param family: The family.
-        :param regime: The regime.
-        :param until: Only those that are chosen before this one.
-        :raises InputError: If no run of some setting came to a loss.
-        """
-        chosen: Settings = {}
-
-        for name, values in self.list_tuned(regime).items():
-            if name == until:
-                break
-
-            losses = {v: self.read_tuning(family, regime, name, v) for v in values}
-            best = min(losses, key=lambda v: losses[v])
-
-            if not math.isfinite(losses[best]):
-                raise InputError(
-                    f"{self._out / TUNE / family / regime}: no run with `{name}` of {values} has a loss; try others."
-                )
-
-            chosen[name] = best
-
-        return chosen
-
-    def list_tuned(self, regime: str) -> Mapping[str, Sequence[float]]:
-        """List the settings that a regime chooses, in this order, with the values that are tried."""
-        return {**self._study.tuning.values, **self._study.regimes[regime].tune}
-
-    def read_tuning(self, family: str, regime: str, name: str, value: float) -> float:
-        """Return the loss by which a setting is chosen: on the validation data of all sources after the last update, at
-        theta or after the regime's own inner steps, whichever is lower; infinite if there is none."""
-        file = self._out / _name_tuning(family, regime, name, value) / "metrics" / "valid.jsonl"
-        history = read_history(file) if file.is_file() else {}
-
-        # What has diverged may have left a validation of before.
-        num_steps = self._tuning_settings(family, regime)[_NUM_STEPS]
-        assert isinstance(num_steps, int)
-
-        row = history.get(num_steps, {})
-        losses = [get_number(row, key) for key in ("plain_loss", "adapted_loss")]
-
-        return min((x for x in losses if x is not None and math.isfinite(x)), default=math.inf)
-
-    def _plan(self, planned: PlannedCell) -> None:
-        cell, study = planned.cell, self._study
-        pretrained = None
-
-        if not study.regimes[cell.regime].is_random:
-            pretrained = self._plan_pretraining(cell)
-
-        if study.finetuning is not None:
-            for amount in planned.labels:
-                for source in study.finetuning.sources:
-                    self._plan_finetuning(cell, amount, source, pretrained)
-
-        if planned.adapt and study.adaptation is not None and pretrained is not None:
-            for group, sources in (
-                (SEEN, study.adaptation.seen),
-                (UNSEEN, study.adaptation.unseen),
-            ):
-                for lr in study.adaptation.lrs if sources else []:
-                    self._plan_adaptation(cell, group, sources, lr, pretrained)
-
-    def _plan_pretraining(self, cell: Cell) -> str:
-        needs = self._plan_tuning(cell.family, cell.regime)
-        start = self._plan_start(cell.family, cell.seed)
-        settings = self._maker.make(cell.family, cell.regime, cell.counting)
-
-        def make_command() -> list[str]:
-            tuned = self.choose(cell.family, cell.regime)
-
-            return self._pretrain(name, cell.family, {**settings, **tuned}, cell.seed, start)
-
-        name = f"{PRETRAIN}/{cell.name}"
-        needs = (*needs, *start, *self._plan_labels(cell.family, SEEN))
-        self._add(Job(name, make_command, needs, self._files(cell.family)))
-
-        return name
-
-    def _plan_start(self, family: str, seed: int) -> tuple[str, ...]:
-        """Plan what all regimes of a seed go on from, if anything."""
-        section = self._study.pretraining[family]
-        if section.start is None:
-            return ()
-
-        name = f"{START}/{family}/seed-{seed}"
-        settings = {
-            "dataset.sources": self._study.sources,
-            **self._study.settings,
-            **section.start,
-        }
-
-        self._add(
-            Job(
-                name,
-                lambda: self._pretrain(name, family, settings, seed),
-                self._plan_labels(family, SEEN),
-                self._files(family),
-            )
-        )
-
-        return (name,)
-
-    def _plan_tuning(self, family: str, regime: str) -> tuple[str, ...]:
-        """Plan the runs of tuning; the first settings are chosen before the next are tried."""
-        tuned, seed = self.list_tuned(regime), self._study.tuning.seed
-        if not tuned:
-            return ()
-
-        start = self._plan_start(family, seed)
-        before: list[str] = []
-
-        for key, values in tuned.items():
-            needs = (*self._plan_labels(family, SEEN), *start, *before)
-            jobs = []
-
-            for value in values:
-                name = _name_tuning(family, regime, key, value)
-
-                def make_command(
-                    name: str = name, key: str = key, value: float = value
-                ) -> list[str]:
-                    chosen = {**self.choose(family, regime, until=key), key: value}
-
-                    # Judged by the steps that it was trained for, where the validation can take such steps.
-                    if INNER_LR in chosen:
-                        chosen[_ADAPTATION_LR] = chosen[INNER_LR]
-
-                    settings = self._tuning_settings(family, regime) | chosen
-
-                    return self._pretrain(name, family, settings, seed, start)
-
-                self._add(Job(name, make_command, needs, self._files(family), may_diverge=True))
-                jobs.append(name)
-
-            before += jobs
-
-        return tuple(before)
-
-    def _tuning_settings(self, family: str, regime: str) -> Settings:
-        """Return what is common to the tuning runs of a regime, which cost what its cells cost by audio."""
-        tuning = self._study.tuning
-        settings = self._maker.make(family, regime, "audio")
-        num_steps = tuning.num_steps or self._maker.require(family, settings, _NUM_STEPS)
-        settings = self._maker.shorten(family, settings, num_steps)
-
-        num_inner_steps = self._maker.num_inner_steps(family, regime)
-        if num_inner_steps > 0:
-            settings[_NUM_ADAPTATION_STEPS] = num_inner_steps
-
-        return settings
-
-    def _files(self, family: str) -> tuple[Path, ...]:
-        return (self._directory / self._study.pretraining[family].config,)
-
-    def _plan_labels(self, family: str, group: str) -> tuple[str, ...]:
-        study = self._study
-        arguments = study.pretraining[family].labels
-        if arguments is None:
-            return ()
-
-        name = f"labels/{family}/{group}"
-        needs: tuple[str, ...] = ()
-
-        if group == SEEN:
-            sources, extra = study.sources, arguments
-        else:
-            assert study.adaptation is not None
-            needs = self._plan_labels(family, SEEN)
-            # Clusters of what is pre-trained on only.
-            sources = study.adaptation.unseen
-            extra = ["--codebook", str(self._out / needs[0])]
-
-        command = ["labels", str(self._corpus), str(self._out / name), "--jobs", "1", *extra]
-        for source in sources:
-            command += ["--source", source]
-
-        self._add(Job(name, lambda: command, needs))
-
-        return (name,)
-
-    def _plan_finetuning(
-        self, cell: Cell, amount: str, source: str, pretrained: str | None
-    ) -> None:
-        section = self._study.finetuning
-        assert section is not None
-
-        tokenizer = f"tokenizer/{source}"
-        self._add(
-            Job(
-                tokenizer,
-                lambda: [
-                    "tokenizer",
-                    str(self._corpus),
-                    str(self._out / tokenizer),
-                    "--source",
-                    source,
-                ],
-            )
-        )
-
-        finetune = f"{FINETUNE}/{cell.name}/{amount}/{source}"
-        settings = {
-            "dataset.corpus": str(self._corpus),
-            "dataset.sources": [source],
-            "tokenizer": str(self._out / tokenizer),
-            "pretrained": None if pretrained is None else str(self._out / pretrained),
-            "common.seed": cell.seed,
-            **section.labels[amount],
-        }
-        self._add(
-            Job(
-                finetune,
-                lambda: self._train("finetune", finetune, section.config, settings),
-                (tokenizer, *([] if pretrained is None else [pretrained])),
-                (self._directory / section.config,),
-            )
-        )
-
-        test = f"{TEST}/{cell.name}/{amount}/{source}"
-        command = [
-            "evaluate",
-            str(self._out / finetune),
-            str(self._corpus),
-            "--split",
-            section.split,
-        ]
-        command += ["--source", source, "--out", str(self._out / test)]
-
-        self._add(Job(test, lambda: command, (finetune,)))
-
-    def _plan_adaptation(
-        self, cell: Cell, group: str, sources: Sequence[str], lr: float, pretrained: str
-    ) -> None:
-        section = self._study.adaptation
-        assert section is not None
-
-        name = name_adaptation(cell, group, lr)
-        labels = self._plan_labels(cell.family, group)
-
-        command = ["adapt", str(self._out / pretrained), str(self._corpus)]
-        command += ["--lr", f"{lr:g}"]
-        command += ["--out", str(self._out / name), *section.arguments]
-
-        for source in sources:
-            command += ["--source", source]
-        for label in labels:
-            command += ["--labels", str(self._out / label)]
-
-        self._add(Job(name, lambda: command, (pretrained, *labels)))
-
-    def _pretrain(
-        self, name: str, family: str, settings: Settings, seed: int, start: Sequence[str] = ()
-    ) -> list[str]:
-        section = self._study.pretraining[family]
-        settings = {"dataset.corpus": str(self._corpus), **settings, "common.seed": seed}
-
-        for run in start:
-            settings["pretrained"] = str(self._out / run)
-
-        if section.labels is not None:
-            settings["dataset.labels"] = str(self._out / "labels" / family / SEEN)
-
-        return self._train("pretrain", name, section.config, settings)
-
-    def _train(self, recipe: str, name: str, config: str, settings: Settings) -> list[str]:
-        command = [recipe, str(self._out / name), "--config-file", str(self._directory / config)]
-
-        return [*command, "--no-rich", "--config", *list_arguments(settings)]
-
-    def _add(self, job: Job) -> None:
-        self._jobs.setdefault(job.name, job)
-
-
 def name_adaptation(cell: Cell, group: str, lr: float) -> str:
     """Return the name of the job that measures adaptation with steps of one size."""
     return f"{ADAPT}/{cell.name}/{group}/lr={lr:g}"
 
 
-def _name_tuning(family: str, regime: str, name: str, value: float) -> str:
+def name_phones(cell: Cell, layer: int) -> str:
+    """Return the name of the job that finds out what a layer tells of phones."""
+    return f"{PHONES}/{cell.name}/layer-{layer}"
+
+
+def name_tuning(family: str, regime: str, name: str, value: float) -> str:
+    """Return the name of the job that tries a setting."""
     return f"{TUNE}/{family}/{regime}/{name}={value:g}"

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Final
 
 from eqssl_speech.error import InputError
 from eqssl_speech.files import replace_file
 from eqssl_speech.report.adaptation import read_adaptation
-from eqssl_speech.report.hypotheses import HYPOTHESES_FILE_NAME, read_hypotheses
 from eqssl_speech.report.runs import get_number, read_history
-from eqssl_speech.study.cells import Cell, PlannedCell
-from eqssl_speech.study.jobs import (
-    FINETUNE,
-    PRETRAIN,
-    SEEN,
-    TEST,
-    UNSEEN,
-    Planner,
-    name_adaptation,
-)
+from eqssl_speech.study.cells import PlannedCell
+from eqssl_speech.study.jobs import SEEN, UNSEEN, name_adaptation, name_phones
+from eqssl_speech.study.planner import Planner
+from eqssl_speech.study.recognition import gather_recognition
 from eqssl_speech.study.state import StudyState
-from eqssl_speech.study.statistics import Estimate, Resampler, UtteranceCounts
+from eqssl_speech.study.statistics import compare_seeds, summarize
 from eqssl_speech.study.study_file import Study
+from eqssl_speech.tasks.labels.report import read_report
 
 RESULTS_FILE: Final = "results.json"
-
-_UNITS: Final = {"cer": 1, "wer": 0}
-
-_CER_GOALS: Final = (90, 80, 70, 60, 50)
-"""Whose first update is looked for, in percent."""
 
 
 def write_results(study: Study, planner: Planner, state: StudyState, out: Path) -> dict[str, Any]:
@@ -61,10 +49,10 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
                 and (p.cell.counting == counting or planner.num_inner_steps(p.cell) == 0)
             )
         ]
-        groups.append(_gather(study, state, out, family, counting, members))
+        groups.append(_gather(study, planner, state, out, family, counting, members))
 
     results = {
-        "baseline": _find_baseline(study),
+        "baseline": study.reference,
         "groups": groups,
         "tuning": _gather_tuning(study, planner),
     }
@@ -80,6 +68,7 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
 
 def _gather(
     study: Study,
+    planner: Planner,
     state: StudyState,
     out: Path,
     family: str,
@@ -98,28 +87,25 @@ def _gather(
         "pretraining": {
             regime: row
             for regime, cells in by_regime.items()
-            if (row := _gather_pretraining(state, out, cells)) is not None
+            if (row := _gather_pretraining(planner, state, out, cells)) is not None
         },
-        "adaptation": {
-            regime: row
-            for regime, cells in by_regime.items()
-            if (row := _gather_adaptation(study, state, out, cells))
-        },
+        "adaptation": _gather_adaptation(study, state, out, by_regime),
+        "phones": _gather_phones(study, state, out, by_regime),
         "finetuning": {
-            amount: _gather_finetuning(study, state, out, amount, by_regime) for amount in amounts
+            amount: gather_recognition(study, state, out, amount, by_regime) for amount in amounts
         },
     }
 
 
 def _gather_pretraining(
-    state: StudyState, out: Path, cells: Sequence[PlannedCell]
+    planner: Planner, state: StudyState, out: Path, cells: Sequence[PlannedCell]
 ) -> dict[str, Any] | None:
     rows = []
 
     for planned in cells:
-        name = f"{PRETRAIN}/{planned.cell.name}"
-        record = state.read(name)
-        if record is None:
+        name = planner.find_pretrained(planned.cell)
+        record = None if name is None else state.read(name)
+        if name is None or record is None:
             continue
 
         row: dict[str, float | None] = {"wall_s": record["wall_s"]}
@@ -144,147 +130,86 @@ def _gather_pretraining(
     if not rows:
         return None
 
-    return {"num_seeds": len(rows), **{key: _spread(r[key] for r in rows) for key in rows[0]}}
+    return {"num_seeds": len(rows), **{key: summarize(r[key] for r in rows) for key in rows[0]}}
 
 
 def _gather_adaptation(
-    study: Study, state: StudyState, out: Path, cells: Sequence[PlannedCell]
+    study: Study, state: StudyState, out: Path, by_regime: Mapping[str, list[PlannedCell]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the curves by step size, and by whether the sources were heard."""
+    """Return the curves by regime, step size, and whether the sources were heard; with the difference to the
+    reference's at each step."""
     result: dict[str, dict[str, Any]] = {}
 
     for lr in [] if study.adaptation is None else study.adaptation.lrs:
         for group in (SEEN, UNSEEN):
-            curves = []
+            curves: dict[str, dict[int, list[float]]] = {}
 
-            for planned in cells:
-                name = name_adaptation(planned.cell, group, lr)
+            for regime, cells in by_regime.items():
+                for planned in cells:
+                    name = name_adaptation(planned.cell, group, lr)
 
-                if state.read(name) is not None:
-                    losses = read_adaptation(out / name).values()
-                    # The macro average over sources, at each step.
-                    curves.append([mean(at) for at in zip(*losses, strict=True)])
+                    if state.read(name) is not None:
+                        losses = read_adaptation(out / name).values()
+                        # The macro average over sources, at each step.
+                        average = [mean(at) for at in zip(*losses, strict=True)]
+                        curves.setdefault(regime, {})[planned.cell.seed] = average
 
-            if curves:
-                result.setdefault(f"{lr:g}", {})[group] = [
-                    _spread(at) for at in zip(*curves, strict=True)
-                ]
+            for regime, by_seed in curves.items():
+                found = result.setdefault(regime, {}).setdefault(f"{lr:g}", {})
+                found[group] = [summarize(at) for at in zip(*by_seed.values(), strict=True)]
+
+                if regime != study.reference and study.reference in curves:
+                    reference = curves[study.reference]
+                    found[f"{group}_difference"] = [
+                        compare_seeds(_pick(by_seed, k), _pick(reference, k))
+                        for k in range(len(found[group]))
+                    ]
 
     return result
 
 
-def _gather_finetuning(
-    study: Study,
-    state: StudyState,
-    out: Path,
-    amount: str,
-    by_regime: Mapping[str, list[PlannedCell]],
-) -> dict[str, Any]:
-    section = study.finetuning
-    assert section is not None
+def _gather_phones(
+    study: Study, state: StudyState, out: Path, by_regime: Mapping[str, list[PlannedCell]]
+) -> dict[str, dict[str, Any]]:
+    """Return the mutual information with phones by regime and layer, with the difference to the reference's."""
+    result: dict[str, dict[str, Any]] = {}
 
-    counts: dict[str, dict[int, dict[str, UtteranceCounts]]] = {}
-    extras: dict[str, dict[str, Any]] = {}
+    for layer in [] if study.phones is None else study.phones.layers:
+        values: dict[str, dict[int, float]] = {}
 
-    for regime, cells in by_regime.items():
-        for planned in cells:
-            found = _read_cell(state, out, planned.cell, amount, section.sources)
-            if found:
-                counts.setdefault(regime, {})[planned.cell.seed] = found
+        for regime, cells in by_regime.items():
+            for planned in cells:
+                name = name_phones(planned.cell, layer)
 
-        extras[regime] = _gather_training(state, out, cells, amount, section.sources)
+                if state.read(name) is not None:
+                    assert study.phones is not None
+                    values.setdefault(regime, {})[planned.cell.seed] = _read_pnmi(
+                        out / name, study.phones.source
+                    )
 
-    parts = {SEEN: section.seen, UNSEEN: section.unseen, "all": section.sources}
-    scopes = {
-        **{source: [source] for source in section.sources},
-        **{name: sources for name, sources in parts.items() if sources},
-    }
-    baseline, resampler = _find_baseline(study), Resampler()
-    rows: dict[str, Any] = {}
+        for regime, by_seed in values.items():
+            found: dict[str, Any] = {"pnmi": summarize(by_seed.values())}
 
-    for regime, seeds in counts.items():
-        row: dict[str, Any] = {"num_seeds": {}, "training": extras[regime]}
+            if regime != study.reference and study.reference in values:
+                found["difference"] = compare_seeds(by_seed, values[study.reference])
 
-        for scope, sources in scopes.items():
-            complete = {s: c for s, c in seeds.items() if set(sources) <= set(c)}
-            if not complete:
-                continue
+            result.setdefault(regime, {})[str(layer)] = found
 
-            row["num_seeds"][scope] = len(complete)
-            others = {s: c for s, c in counts.get(baseline, {}).items() if set(sources) <= set(c)}
-
-            for unit, index in _UNITS.items():
-                rate = resampler.rate(complete, sources, index)
-                row.setdefault(unit, {})[scope] = _to_json(rate)
-
-                if regime != baseline and set(others) & set(complete):
-                    difference = resampler.difference(complete, others, sources, index)
-                    row.setdefault(f"{unit}_difference", {})[scope] = _to_json(difference)
-
-        if row["num_seeds"]:
-            row["worst_cer"] = max(
-                row["cer"][s]["value"] for s in section.sources if s in row["cer"]
-            )
-            rows[regime] = row
-
-    return {"scopes": list(scopes), "regimes": rows}
+    return result
 
 
-def _read_cell(
-    state: StudyState, out: Path, cell: Cell, amount: str, sources: list[str]
-) -> dict[str, UtteranceCounts]:
-    found = {}
+def _read_pnmi(directory: Path, source: str) -> float:
+    phones = read_report(directory).sources[source].phones
+    if phones is None:
+        raise InputError(
+            f"{directory}: `{source}` has no phone labels; name a source that has in `phones.source`."
+        )
 
-    for source in sources:
-        name = f"{TEST}/{cell.name}/{amount}/{source}"
-
-        if state.read(name) is not None:
-            found[source] = UtteranceCounts.of(read_hypotheses(out / name / HYPOTHESES_FILE_NAME))
-
-    return found
+    return phones.pnmi
 
 
-def _gather_training(
-    state: StudyState, out: Path, cells: Sequence[PlannedCell], amount: str, sources: list[str]
-) -> dict[str, Any]:
-    """Return the lowest validation loss by source, and the updates until the error rate was below each goal."""
-    losses: dict[str, list[float]] = {}
-    steps: dict[int, list[float | None]] = {}
-
-    for planned in cells:
-        for source in sources:
-            name = f"{FINETUNE}/{planned.cell.name}/{amount}/{source}"
-            file = out / name / "metrics" / "valid.jsonl"
-
-            if state.read(name) is None or not file.is_file():
-                continue
-
-            history = read_history(file)
-            found = [get_number(row, "ctc_loss") for row in history.values()]
-            known = [x for x in found if x is not None]
-            if known:
-                losses.setdefault(source, []).append(min(known))
-
-            for goal in _CER_GOALS:
-                reached = [
-                    step
-                    for step, row in history.items()
-                    if (rate := get_number(row, "macro_cer")) is not None and rate <= goal
-                ]
-                steps.setdefault(goal, []).append(min(reached, default=None))
-
-    return {
-        "ctc_loss": {source: _spread(values) for source, values in losses.items()},
-        # How many of the trainings came so far, and after how many updates those did on average.
-        "goals": {
-            str(goal): {
-                "reached": sum(x is not None for x in values),
-                "of": len(values),
-                "mean_step": mean(x for x in values if x is not None) if any(values) else None,
-            }
-            for goal, values in steps.items()
-        },
-    }
+def _pick(curves: Mapping[int, Sequence[float]], step: int) -> dict[int, float]:
+    return {seed: curve[step] for seed, curve in curves.items() if step < len(curve)}
 
 
 def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
@@ -293,7 +218,8 @@ def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
     for family, regime in dict.fromkeys(
         (p.cell.family, p.cell.regime) for p in planner.list_cells()
     ):
-        if study.regimes[regime].is_random:
+        how = study.regimes[regime]
+        if how.is_random or how.is_start:
             continue
 
         for name, values in planner.list_tuned(regime).items():
@@ -315,30 +241,6 @@ def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
             )
 
     return rows
-
-
-def _find_baseline(study: Study) -> str:
-    return study.baseline or next(iter(study.regimes))
-
-
-def _spread(values: Iterable[float | None]) -> dict[str, Any] | None:
-    """Return the mean and the standard deviation; none of both where a run has diverged."""
-    known = [x for x in values if x is not None]
-    if not known:
-        return None
-
-    num_infinite = sum(not math.isfinite(x) for x in known)
-
-    return {
-        "mean": None if num_infinite else mean(known),
-        "sd": None if num_infinite or len(known) < 2 else stdev(known),
-        "num": len(known),
-        "num_infinite": num_infinite,
-    }
-
-
-def _to_json(estimate: Estimate) -> dict[str, Any]:
-    return {**asdict(estimate), "is_certain": estimate.is_certain}
 
 
 def read_results(out: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias, final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any, Final, TypeAlias, final
 from zlib import crc32
 
 import numpy as np
@@ -86,6 +87,30 @@ class Estimate:
         """Whether a difference is one: 0 is outside of the interval, and there are seeds enough."""
         return self.num_seeds >= MIN_NUM_SEEDS and (self.low > 0.0 or self.high < 0.0)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**asdict(self), "is_certain": self.is_certain}
+
+
+def summarize(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Return the mean and the standard deviation, for JSON; none of both where a run has diverged.
+
+    :param values: The value of each run; ``None`` of one that has none.
+    :returns: ``None`` if no run has one.
+    """
+    known = [x for x in values if x is not None]
+    if not known:
+        return None
+
+    num_infinite = sum(not math.isfinite(x) for x in known)
+
+    return {
+        "mean": None if num_infinite else mean(known),
+        "sd": None if num_infinite or len(known) < 2 else stdev(known),
+        "num": len(known),
+        "num_infinite": num_infinite,
+    }
+
 
 @final
 class Resampler:
@@ -144,7 +169,7 @@ class Resampler:
     def _estimate(self, rates: npt.NDArray[np.float64]) -> Estimate:
         resampled = rates[:, 1:].mean(axis=0)
 
-        return estimate_mean(rates[:, 0], utterance_sd=float(resampled.std()))
+        return estimate_mean(rates[:, 0].tolist(), utterance_sd=float(resampled.std()))
 
     def _multiplicities(self, source: str, num: int) -> npt.NDArray[np.int64]:
         """Return how often each utterance of a source is drawn; first, once each."""
@@ -179,6 +204,22 @@ def estimate_mean(values: Sequence[float], utterance_sd: float = 0.0) -> Estimat
     value = float(array.mean())
 
     return Estimate(value, value - width, value + width, len(array))
+
+
+def compare_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any] | None:
+    """Return how much higher a number of a regime is than that of another, on the seeds that both have, for JSON.
+
+    :param ours: By seed.
+    :param theirs: By seed.
+    :returns: ``None`` if they have none in common, or if a run has diverged.
+    """
+    both = sorted(set(ours) & set(theirs))
+    differences = [ours[seed] - theirs[seed] for seed in both]
+
+    if not both or not all(math.isfinite(x) for x in differences):
+        return None
+
+    return estimate_mean(differences).to_json()
 
 
 def _find_common(all_counts: Sequence[SeedCounts], sources: Sequence[str]) -> dict[str, list[str]]:

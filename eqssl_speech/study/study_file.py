@@ -49,6 +49,9 @@ class RegimeSection:
     is_random: bool = False
     """Whether there is no pre-training at all: what is fine-tuned has random weights."""
 
+    is_start: bool = False
+    """Whether there is no more of it than the start, which its family has to have."""
+
     tune: dict[str, list[float]] = field(default_factory=dict)
     """Settings of its own that are chosen after the study's: the values that are tried."""
 
@@ -112,6 +115,20 @@ class AdaptationSection:
 
 
 @dataclass(kw_only=True)
+class PhonesSection:
+    """How models are compared by what clusters of a layer tell of phones."""
+
+    source: str
+    """A source with phone labels (``SPLIT.phones.ctm``)."""
+
+    layers: list[int]
+    """The layers, from 1, each measured for every regime."""
+
+    arguments: list[str] = field(default_factory=list)
+    """Further arguments of `eqssl labels`."""
+
+
+@dataclass(kw_only=True)
 class CellsSection:
     """Cells of the study: everything that a list names with everything that the others name."""
 
@@ -123,7 +140,7 @@ class CellsSection:
     """The amounts of labels that models are fine-tuned on; none for no fine-tuning."""
 
     adapt: bool = True
-    """Whether their adaptation is measured."""
+    """Whether their adaptation, and what they tell of phones, is measured."""
 
 
 @dataclass(kw_only=True)
@@ -142,12 +159,18 @@ class Study:
 
     finetuning: FinetuningSection | None = None
     adaptation: AdaptationSection | None = None
+    phones: PhonesSection | None = None
     tuning: TuningSection = field(default_factory=TuningSection)
     baseline: str | None = None
     """The regime that the others are compared with; by default the first."""
 
     settings: Settings = field(default_factory=dict)
     """Of every pre-training."""
+
+    @property
+    def reference(self) -> str:
+        """The regime that the others are compared with."""
+        return self.baseline or next(iter(self.regimes))
 
 
 def read_study(file: Path) -> Study:
@@ -188,6 +211,7 @@ def _check(file: Path, study: Study) -> None:
         _require_known(f"{where}.families`", cells.families, study.pretraining, "pretraining")
         _require_known(f"{where}.regimes`", cells.regimes, study.regimes, "regimes")
         _require_known(f"{where}.labels`", cells.labels, amounts, "finetuning.labels")
+        _require_starts(where, study, cells)
 
         if study.tuning.seed in cells.seeds:
             raise InputError(
@@ -208,6 +232,25 @@ def _check(file: Path, study: Study) -> None:
             raise InputError(
                 f"{file}: there is no file `{file.parent / config}`; correct `config`."
             )
+
+
+def _require_starts(where: str, study: Study, cells: CellsSection) -> None:
+    for regime in cells.regimes:
+        section = study.regimes[regime]
+
+        # Nothing of its own is trained.
+        if (section.is_random or section.is_start) and (section.settings or section.tune):
+            raise InputError(
+                f"{where}.regimes` names `{regime}`, which is not pre-trained by itself; leave out its `settings` "
+                "and `tune`."
+            )
+
+        for family in cells.families:
+            if section.is_start and study.pretraining[family].start is None:
+                raise InputError(
+                    f"{where}.regimes` names `{regime}`, which is the start, but `{family}` has none; give "
+                    f"`pretraining.{family}` a `start`, or leave one of the two out."
+                )
 
 
 def _check_sources(file: Path, study: Study) -> None:

@@ -67,7 +67,8 @@ def _list_group(group: Mapping[str, Any], baseline: str) -> Iterable[Table]:
 
         yield _list_training(content, amount)
 
-    yield from _list_adaptation(group["adaptation"])
+    yield from _list_adaptation(group["adaptation"], baseline)
+    yield _list_phones(group["phones"], baseline)
     yield _list_pretraining(group["pretraining"])
 
 
@@ -83,8 +84,7 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
 
     return Table(
         f"{unit.upper()}, {amount}",
-        "In percent, with intervals that hold 95 % of the resamples of seeds and utterances; of one seed, they say "
-        "nothing about seeds.",
+        "In percent, with 95 % intervals over seeds and utterances; of one seed, they say nothing about seeds.",
         ["regime", "seeds", *content["scopes"]],
         rows,
     )
@@ -104,8 +104,8 @@ def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseli
 
     return Table(
         f"{unit.upper()} against {baseline}, {amount}",
-        "The difference in points, below 0 where it is better, on the same draws of the seeds that both have, and of "
-        f"utterances; * marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds.",
+        "The difference in points, below 0 where it is better, seed by seed and on the same draws of utterances; "
+        f"* marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds.",
         ["regime", "seeds", *content["scopes"]],
         rows,
     )
@@ -144,30 +144,75 @@ def _list_training(content: Mapping[str, Any], amount: str) -> Table:
     )
 
 
-def _list_adaptation(adaptation: Mapping[str, Any]) -> Iterable[Table]:
+def _list_adaptation(adaptation: Mapping[str, Any], baseline: str) -> Iterable[Table]:
     for lr in dict.fromkeys(lr for found in adaptation.values() for lr in found):
         curves = {regime: found[lr] for regime, found in adaptation.items() if lr in found}
         groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in curves.values())]
         length = max(len(found[g]) for found in curves.values() for g in groups if g in found)
         steps = [k for k in (0, 1, 3, 10) if k < length - 1] + [length - 1]
+        head = ["regime", *(f"{group} {k}" for group in groups for k in steps)]
 
         yield Table(
             f"Adaptation with steps of {lr}",
             "The own validation loss in bits after so many steps on one source, averaged over sources; mean and "
             "standard deviation over seeds.",
-            ["regime", *(f"{group} {k}" for group in groups for k in steps)],
+            head,
+            [
+                [
+                    regime,
+                    *(_show_spread(_at(found.get(g), k), 3) for g in groups for k in steps),
+                ]
+                for regime, found in curves.items()
+            ],
+        )
+        yield Table(
+            f"Adaptation with steps of {lr}, against {baseline}",
+            "The difference in bits, seed by seed, below 0 where it is better, with the 95 % interval of its mean; * "
+            f"marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds. Only models that predict the same labels "
+            "can be compared so: wav2vec 2.0 makes its own.",
+            head,
             [
                 [
                     regime,
                     *(
-                        _show_spread(found[g][k] if g in found else None, 3)
+                        _show_difference(_at(found.get(f"{g}_difference"), k), 3, 1.0)
                         for g in groups
                         for k in steps
                     ),
                 ]
                 for regime, found in curves.items()
+                if any(f"{g}_difference" in found for g in groups)
             ],
         )
+
+
+def _list_phones(phones: Mapping[str, Any], baseline: str) -> Table:
+    layers = list(dict.fromkeys(layer for found in phones.values() for layer in found))
+    head = ["regime"]
+    for layer in layers:
+        head += [f"layer {layer}", f"against {baseline}"]
+
+    rows = []
+
+    for regime, found in phones.items():
+        row = [regime]
+        for layer in layers:
+            values = found.get(layer, {})
+            row.append(_show_spread(values.get("pnmi"), 3))
+            row.append(_show_difference(values.get("difference"), 3, 1.0))
+        rows.append(row)
+
+    return Table(
+        "Phones",
+        "Mutual information of clusters of a layer with phones, by the entropy of the phones: mean and standard "
+        "deviation over seeds; and the difference, above 0 where it is better, as for adaptation.",
+        head,
+        rows,
+    )
+
+
+def _at(values: Sequence[Any] | None, index: int) -> Any:
+    return values[index] if values is not None and index < len(values) else None
 
 
 def _list_pretraining(pretraining: Mapping[str, Any]) -> Table:
@@ -229,15 +274,18 @@ def _show_interval(rate: Mapping[str, float] | None) -> str:
     return f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
 
 
-def _show_difference(rate: Mapping[str, Any] | None) -> str:
+def _show_difference(rate: Mapping[str, Any] | None, digits: int = 1, scale: float = 100.0) -> str:
     if rate is None:
         return ""
 
-    value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
-
     mark = "*" if rate["is_certain"] else ""
 
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f}){mark}"
+    if rate["num_seeds"] < 2 and rate["low"] == rate["high"]:
+        return f"{scale * rate['value']:+.{digits}f}"
+
+    value, low, high = (scale * rate[key] for key in ("value", "low", "high"))
+
+    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}){mark}"
 
 
 def _show_spread(spread: Mapping[str, Any] | None, digits: int, scale: float = 1.0) -> str:

@@ -56,7 +56,7 @@ def write_study(directory: Path, family: str) -> Path:
         "sources": ["ru-festvox", "es-drascula"],
         "pretraining": {
             "hubert": {"config": "pretrain.yaml", "labels": labels},
-            "wav2vec2": {"config": "pretrain.yaml"},
+            "wav2vec2": {"config": "pretrain.yaml", "start": {"equilibrium": None}},
         },
         "settings": {"model.family": family},
         "baseline": "plain",
@@ -67,6 +67,7 @@ def write_study(directory: Path, family: str) -> Path:
                 "tune": {"equilibrium.inner_lr": [0.01, 0.1]},
             },
             "random": {"is_random": True},
+            **({"start": {"is_start": True}} if is_small else {}),
         },
         "tuning": {"num_steps": 2},
         "finetuning": {
@@ -81,13 +82,19 @@ def write_study(directory: Path, family: str) -> Path:
             "unseen": [] if is_small else ["it-drascula"],
             "arguments": ["--steps", "2", "--batches", "1", "--batch-seconds", "4"],
         },
+        "phones": {
+            "source": "ru-festvox",
+            "layers": [1],
+            "arguments": [*labels, "--split", "valid"],
+        },
         "cells": [
+            *([{"families": [family], "regimes": ["start"], "seeds": [1]}] if is_small else []),
             {
                 "families": [family],
                 "regimes": ["plain", "last-1"] + ["random"] * (not is_small),
                 "seeds": [1],
                 "labels": ["few"],
-            }
+            },
         ],
     }
     YAML(typ="safe", pure=True).dump(content, directory / "study.yaml")
@@ -144,6 +151,20 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
 
     assert len(group["adaptation"]["plain"]["0.03"]["seen"]) == 3
     assert group["pretraining"]["last-1"]["total_audio_seconds"]["mean"] == pytest.approx(24, abs=1)
+
+    # Of one seed, a difference is no more than that.
+    phones = group["phones"]
+    pnmi = {regime: found["1"]["pnmi"]["mean"] for regime, found in phones.items()}
+    assert 0.0 < pnmi["last-1"] < 1.0
+    assert phones["last-1"]["1"]["difference"]["value"] == pytest.approx(
+        pnmi["last-1"] - pnmi["plain"]
+    )
+    assert set(phones) == set(group["adaptation"]) == set(group["pretraining"])
+    assert ("start" in phones) == (family == "wav2vec2")
+
+    if family == "wav2vec2":
+        log = (out / f"state/pretrain/{family}/plain/audio/seed-1.log").read_text()
+        assert str(out / "start" / family / "seed-1") in log
 
     # The record says how to make a number again.
     record = json.loads((out / f"state/pretrain/{family}/last-1/audio/seed-1.json").read_text())

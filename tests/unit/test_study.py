@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +15,13 @@ from ruamel.yaml import YAML
 
 from eqssl_speech.error import InputError
 from eqssl_speech.study.cells import Cell, SettingsMaker
-from eqssl_speech.study.jobs import Planner
-from eqssl_speech.study.statistics import Resampler, UtteranceCounts, estimate_mean
+from eqssl_speech.study.planner import Planner
+from eqssl_speech.study.statistics import (
+    Resampler,
+    UtteranceCounts,
+    compare_seeds,
+    estimate_mean,
+)
 from eqssl_speech.study.study_file import Counting, read_study
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
@@ -94,12 +100,12 @@ def test_the_recipe_is_a_study() -> None:
     study = read_study(RECIPE)
     planner = Planner(study, RECIPE.parent, Path("corpus"), Path("out"))
 
-    # The least of it comes first: both families, six regimes, three seeds, and random weights.
-    first = [planned.cell for planned in planner.list_cells()[: 2 * 6 * 3 + 3]]
+    # The least of it comes first: both families, the start and six regimes, three seeds, and random weights.
+    first = [planned.cell for planned in planner.list_cells()[: 2 * 7 * 3 + 3]]
     assert {c.family for c in first} == {"hubert", "wav2vec2"}
     assert {c.seed for c in first} == {1, 2, 3}
     assert {c.counting for c in first} == {"audio"}
-    assert len({c.regime for c in first}) == 7
+    assert len({c.regime for c in first}) == 8
 
     # Nothing is tried that no cell has, and no regime is defined for nothing.
     assert {p.cell.regime for p in planner.list_cells()} == set(study.regimes)
@@ -116,6 +122,20 @@ def test_the_recipe_is_a_study() -> None:
         (
             {"cells": [{"families": ["hubert"], "regimes": ["plain"], "seeds": [1000]}]},
             "has 1000, the seed of `tuning`",
+        ),
+        (
+            {
+                "regimes": {"start": {"is_start": True}},
+                "cells": [{"families": ["hubert"], "regimes": ["start"], "seeds": [1]}],
+            },
+            r"`cells\[0\].regimes` names `start`, which is the start, but `hubert` has none",
+        ),
+        (
+            {
+                "regimes": {"random": {"is_random": True, "settings": {"dataset.regime": "mixed"}}},
+                "cells": [{"families": ["hubert"], "regimes": ["random"], "seeds": [1]}],
+            },
+            "`random`, which is not pre-trained by itself; leave out its `settings`",
         ),
         (
             {
@@ -273,6 +293,28 @@ def test_all_regimes_of_a_seed_go_on_from_one_start(tmp_path: Path) -> None:
     assert "start/hubert/seed-1000" in job.needs
 
 
+def test_a_start_is_compared_with_what_goes_on_from_it(tmp_path: Path) -> None:
+    cells = [{"families": ["hubert"], "regimes": ["start"], "seeds": [1], "labels": ["few"]}]
+    regimes = {"start": {"is_start": True}}
+    pretraining = {"hubert": {"config": "w.yaml", "labels": [], "start": {}}}
+    phones = {"source": "a", "layers": [2]}
+
+    planner = make_planner(
+        tmp_path, cells=cells, regimes=regimes, pretraining=pretraining, phones=phones
+    )
+    jobs = {job.name: job for job in planner.list_jobs()}
+    start = str(tmp_path / "out/start/hubert/seed-1")
+
+    # Nothing is trained besides, nor tuned.
+    assert not [name for name in jobs if name.startswith(("pretrain", "tune"))]
+    finetune = jobs["finetune/hubert/start/audio/seed-1/few/a"].make_command()
+    assert f"pretrained={start}" in finetune
+
+    command = jobs["phones/hubert/start/audio/seed-1/layer-2"].make_command()
+    assert command[command.index("--checkpoint") + 1] == start
+    assert command[command.index("--layer") + 1] == "2"
+
+
 def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
     planner = make_planner(tmp_path)
     jobs = {job.name: job for job in planner.list_jobs()}
@@ -384,6 +426,20 @@ def test_the_interval_of_few_seeds_is_that_of_student() -> None:
     assert estimate.value == pytest.approx(0.2)
     assert 0.2 - estimate.low == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=1e-6)
     assert estimate.high - 0.2 == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=1e-6)
+
+
+def test_regimes_are_compared_seed_by_seed() -> None:
+    ours = {1: 5.0, 2: 5.2, 3: 5.1, 4: 0.0}
+    theirs = {1: 5.11, 2: 5.29, 3: 5.2}
+
+    difference = compare_seeds(ours, theirs)
+    assert difference is not None
+    assert difference["value"] == pytest.approx(-0.1)
+    assert (difference["num_seeds"], difference["is_certain"]) == (3, True)
+
+    # What diverged is worse, but not by a number; nor is there one without a seed of both.
+    assert compare_seeds({1: math.inf}, theirs) is None
+    assert compare_seeds({4: 5.0}, theirs) is None
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 40])

@@ -253,7 +253,7 @@ def _draw_study(study: NamedStudy) -> Iterable[Picture]:
                 f"{study.name} {where} {amount}",
                 f"{study.name}: CER, {amount}: {where}",
                 "Character error rates of recognisers of languages that pre-training has heard and of others. Lower is "
-                "better; the whiskers hold 95 % of the resamples of seeds and utterances.",
+                "better; the whiskers are 95 % intervals over seeds and utterances.",
             )
 
         yield from _draw_study_adaptation(study.name, where, group["adaptation"])
