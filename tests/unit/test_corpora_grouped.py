@@ -88,3 +88,19 @@ def test_what_cannot_be_grouped_is_refused(tmp_path: Path) -> None:
         group_corpus(load_corpus(tmp_path / "broken"), tmp_path / "new", "language")
 
     assert not (tmp_path / "new" / "sources.tsv").exists()
+
+
+def test_two_groups_do_not_become_one(tmp_path: Path) -> None:
+    for name, domain in (("a", "read (studio)"), ("b", "read, studio")):
+        shutil.copytree(SAMPLE / "ru-festvox", tmp_path / "corpus" / name)
+        with (tmp_path / "corpus" / "sources.tsv").open("a") as stream:
+            stream.write(f"{name}\tru\t{domain}\tfree\n")
+
+    lines = (tmp_path / "corpus" / "sources.tsv").read_text()
+    (tmp_path / "corpus" / "sources.tsv").write_text(f"source\tlanguage\tdomain\tlicence\n{lines}")
+
+    with pytest.raises(InputError, match=r"`read \(studio\)` and `read, studio` would both be"):
+        group_corpus(load_corpus(tmp_path / "corpus"), tmp_path / "out", "domain")
+
+    # Before anything is written.
+    assert not (tmp_path / "out").exists()

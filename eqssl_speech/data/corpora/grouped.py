@@ -58,7 +58,8 @@ def group_corpus(
     :param by: What makes a source.
     :param names: The sources that are taken; by default all.
     :returns: The new sources.
-    :raises InputError: If ``out`` is a corpus already, or a source is unknown or cannot be read.
+    :raises InputError: If ``out`` is a corpus already, if two groups would have the same name, or if a source is
+        unknown or cannot be read.
     """
     if (out / SOURCES_FILE).exists():
         raise InputError(f"{out}: is a corpus already; choose another directory, or remove it.")
@@ -66,6 +67,14 @@ def group_corpus(
     groups: dict[str, list[DataSource]] = {}
     for source in select_sources(corpus, names).sources:
         groups.setdefault(source.language if by == "language" else source.domain, []).append(source)
+
+    titles: dict[str, str] = {}
+    for title in groups:
+        if (other := titles.setdefault(_name_group(title), title)) != title:
+            raise InputError(
+                f"{corpus.directory}: `{other}` and `{title}` would both be the source `{_name_group(title)}`; rename "
+                f"one of them in {SOURCES_FILE}."
+            )
 
     made = [_make_group(title, members, out) for title, members in groups.items()]
 
@@ -75,8 +84,12 @@ def group_corpus(
     return made
 
 
+def _name_group(title: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", title).strip("-") or "unknown"
+
+
 def _make_group(title: str, members: Sequence[DataSource], out: Path) -> Group:
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", title).strip("-") or "unknown"
+    name = _name_group(title)
     languages = {source.language for source in members}
     domains = list(dict.fromkeys(source.domain for source in members))
     licences = list(dict.fromkeys(source.licence for source in members))
