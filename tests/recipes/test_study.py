@@ -85,7 +85,7 @@ def write_study(directory: Path, family: str) -> Path:
         "phones": {
             "source": "ru-festvox",
             "layers": [1],
-            "arguments": [*labels, "--split", "valid"],
+            "arguments": labels,
         },
         "cells": [
             *([{"families": [family], "regimes": ["start"], "seeds": [1]}] if is_small else []),
