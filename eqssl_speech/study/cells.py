@@ -78,10 +78,10 @@ class SettingsMaker:
         how = self._study.regimes[regime]
         settings = self._merge(how)
 
-        if how.is_random or how.is_start or self._find(family, settings, _EQUILIBRIUM) is None:
+        if how.is_random or how.is_start or self.find(family, settings, _EQUILIBRIUM) is None:
             return 0
 
-        num = self._find(family, settings, _NUM_INNER_STEPS)
+        num = self.find(family, settings, _NUM_INNER_STEPS)
 
         return num if isinstance(num, int) else 1
 
@@ -127,7 +127,7 @@ class SettingsMaker:
         inner = {
             name: int(share * number)
             for name in _INNER_COUNTS
-            if isinstance(number := self._find(family, settings, name), int) and number > 0
+            if isinstance(number := self.find(family, settings, name), int) and number > 0
         }
 
         return {
@@ -152,7 +152,7 @@ class SettingsMaker:
 
         :raises InputError: If it is not one.
         """
-        value = self._find(family, settings, name)
+        value = self.find(family, settings, name)
 
         if not isinstance(value, int):
             raise InputError(
@@ -162,7 +162,8 @@ class SettingsMaker:
 
         return value
 
-    def _find(self, family: str, settings: Settings, name: str) -> Any:
+    def find(self, family: str, settings: Settings, name: str) -> Any:
+        """Return a setting, of the regime or else of the configuration file; ``None`` if neither has it."""
         """Return a setting, as the last of those says it that it or a section around it is set in."""
         parts = name.split(".")
 

@@ -36,7 +36,7 @@ class Job:
     """The jobs that have to be done before."""
 
     files: tuple[Path, ...] = ()
-    """The configuration files that it reads."""
+    """What it reads besides manifests, texts, and what the jobs before it have made."""
 
     may_diverge: bool = False
     """Whether it is a result that it diverges: the setting is not chosen then."""

@@ -34,6 +34,9 @@ from eqssl_speech.study.study_file import Settings, Study
 
 INNER_LR: Final = "equilibrium.inner_lr"
 
+_SEED_AFTER_START: Final = 10_000
+"""Is added to the seed of what goes on from a start: where it draws as that did, it would hear its batches again."""
+
 _NUM_STEPS: Final = "regime.num_steps"
 _ADAPTATION_LR: Final = "validation.adaptation_lr"
 _NUM_ADAPTATION_STEPS: Final = "validation.num_adaptation_steps"
@@ -49,6 +52,7 @@ class Planner:
         :param directory: Where its file is, and the configuration files that it names.
         :param corpus: The corpus.
         :param out: The directory of the study.
+        :raises InputError: If a configuration file cannot be read, or the corpus lacks phone labels that are needed.
         """
         self._study = study
         self._directory = directory
@@ -56,6 +60,16 @@ class Planner:
         self._out = out
         self._maker = SettingsMaker(study, directory)
         self._jobs: dict[str, Job] = {}
+        self._phones: tuple[Path, ...] = ()
+
+        if study.phones is not None:
+            self._phones = tuple(sorted((corpus / study.phones.source).glob("*.phones.ctm")))
+
+            if not self._phones:
+                raise InputError(
+                    f"{corpus / study.phones.source}: has no phone labels (`SPLIT.phones.ctm`); name a source that has "
+                    "in `phones.source`, or leave `phones` out."
+                )
 
     def list_cells(self) -> list[PlannedCell]:
         """List the cells, each once."""
@@ -113,7 +127,8 @@ class Planner:
 
     def read_tuning(self, family: str, regime: str, name: str, value: float) -> float:
         """Return the loss by which a setting is chosen: on the validation data of all sources after the last update, at
-        theta or after the regime's own inner steps, whichever is lower; infinite if there is none."""
+        theta or, of a regime that has some, after as many inner steps as its own, whichever is lower; infinite if there
+        is none."""
         file = self._out / name_tuning(family, regime, name, value) / "metrics" / "valid.jsonl"
         history = read_history(file) if file.is_file() else {}
 
@@ -122,7 +137,11 @@ class Planner:
         assert isinstance(num_steps, int)
 
         row = history.get(num_steps, {})
-        losses = [get_number(row, key) for key in ("plain_loss", "adapted_loss")]
+        keys = ["plain_loss"]
+        if self._maker.num_inner_steps(family, regime) > 0:
+            keys.append("adapted_loss")
+
+        losses = [get_number(row, key) for key in keys]
 
         return min((x for x in losses if x is not None and math.isfinite(x)), default=math.inf)
 
@@ -210,11 +229,11 @@ class Planner:
                 ) -> list[str]:
                     chosen = {**self.choose(family, regime, until=key), key: value}
 
-                    # Judged by the steps that it was trained for, where the validation can take such steps.
-                    if INNER_LR in chosen:
-                        chosen[_ADAPTATION_LR] = chosen[INNER_LR]
-
                     settings = self._tuning_settings(family, regime) | chosen
+
+                    # Judged by steps of the size that it is trained for.
+                    if self._maker.num_inner_steps(family, regime) > 0:
+                        settings[_ADAPTATION_LR] = self._maker.find(family, settings, INNER_LR)
 
                     return self._pretrain(name, family, settings, seed, start)
 
@@ -295,6 +314,7 @@ class Planner:
             "pretrained": None if pretrained is None else str(self._out / pretrained),
             "common.seed": cell.seed,
             **section.labels[amount],
+            **self._study.regimes[cell.regime].finetuning,
         }
         self._add(
             Job(
@@ -346,7 +366,7 @@ class Planner:
         command += ["--checkpoint", str(self._out / pretrained), "--layer", str(layer)]
         command += ["--source", section.source, *section.arguments]
 
-        self._add(Job(name, lambda: command, (pretrained,)))
+        self._add(Job(name, lambda: command, (pretrained,), self._phones))
 
     def _pretrain(
         self, name: str, family: str, settings: Settings, seed: int, start: Sequence[str] = ()
@@ -356,6 +376,7 @@ class Planner:
 
         for run in start:
             settings["pretrained"] = str(self._out / run)
+            settings["common.seed"] = seed + _SEED_AFTER_START
 
         if section.labels is not None:
             settings["dataset.labels"] = str(self._out / "labels" / family / SEEN)

@@ -55,6 +55,11 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
         "baseline": study.reference,
         "groups": groups,
         "tuning": _gather_tuning(study, planner),
+        "failed": {
+            job.name: status
+            for job in planner.list_jobs()
+            if (status := state.find_failure(job.name)) is not None
+        },
     }
 
     out.mkdir(parents=True, exist_ok=True)
@@ -84,11 +89,7 @@ def _gather(
     return {
         "family": family,
         "counting": counting,
-        "pretraining": {
-            regime: row
-            for regime, cells in by_regime.items()
-            if (row := _gather_pretraining(planner, state, out, cells)) is not None
-        },
+        "pretraining": _gather_pretraining(study, planner, state, out, by_regime),
         "adaptation": _gather_adaptation(study, state, out, by_regime),
         "phones": _gather_phones(study, state, out, by_regime),
         "finetuning": {
@@ -98,46 +99,79 @@ def _gather(
 
 
 def _gather_pretraining(
-    planner: Planner, state: StudyState, out: Path, cells: Sequence[PlannedCell]
-) -> dict[str, Any] | None:
-    rows = []
+    study: Study,
+    planner: Planner,
+    state: StudyState,
+    out: Path,
+    by_regime: Mapping[str, list[PlannedCell]],
+) -> dict[str, dict[str, Any]]:
+    runs: dict[str, dict[int, dict[str, float | None]]] = {}
 
-    for planned in cells:
-        name = planner.find_pretrained(planned.cell)
-        record = None if name is None else state.read(name)
-        if name is None or record is None:
-            continue
+    for regime, cells in by_regime.items():
+        for planned in cells:
+            name = planner.find_pretrained(planned.cell)
+            record = None if name is None else state.read(name)
 
-        row: dict[str, float | None] = {"wall_s": record["wall_s"]}
+            if name is not None and record is not None:
+                row = _read_pretraining(out / name / "metrics")
+                runs.setdefault(regime, {})[planned.cell.seed] = row | {"wall_s": record["wall_s"]}
 
-        for split, keys in (
-            ("valid", ("plain_loss", "adapted_loss", "adaptation_gain", "accuracy", "code_share")),
-            ("train", ("total_audio_seconds", "source_grad_cosine", "inner_grad_norm")),
-        ):
-            history = read_history(out / name / "metrics" / f"{split}.jsonl")
-            last = history[max(history)] if history else {}
-            row |= {key: get_number(last, key) for key in keys}
+    result: dict[str, dict[str, Any]] = {}
 
-        cosines = [
-            get_number(line, "source_grad_cosine")
-            for line in read_history(out / name / "metrics" / "train.jsonl").values()
-        ]
-        known = [x for x in cosines if x is not None and math.isfinite(x)]
-        row["source_grad_cosine"] = mean(known) if known else None
+    for regime, by_seed in runs.items():
+        keys = next(iter(by_seed.values()))
+        result[regime] = {
+            "num_seeds": len(by_seed),
+            **{key: summarize(row[key] for row in by_seed.values()) for key in keys},
+        }
 
-        rows.append(row)
+        if _can_compare(study, by_regime, regime) and study.reference in runs:
+            result[regime]["plain_loss_difference"] = compare_seeds(
+                *(
+                    {seed: x for seed, row in rows.items() if (x := row["plain_loss"]) is not None}
+                    for rows in (by_seed, runs[study.reference])
+                )
+            )
 
-    if not rows:
-        return None
+    return result
 
-    return {"num_seeds": len(rows), **{key: summarize(r[key] for r in rows) for key in rows[0]}}
+
+def _read_pretraining(metrics: Path) -> dict[str, float | None]:
+    row: dict[str, float | None] = {}
+
+    for split, keys in (
+        ("valid", ("plain_loss", "adapted_loss", "adaptation_gain", "accuracy", "code_share")),
+        ("train", ("total_audio_seconds", "inner_grad_norm")),
+    ):
+        history = read_history(metrics / f"{split}.jsonl")
+        last = history[max(history)] if history else {}
+        row |= {key: get_number(last, key) for key in keys}
+
+    cosines = [
+        get_number(line, "source_grad_cosine")
+        for line in read_history(metrics / "train.jsonl").values()
+    ]
+    known = [x for x in cosines if x is not None and math.isfinite(x)]
+    row["source_grad_cosine"] = mean(known) if known else None
+
+    return row
+
+
+def _can_compare(study: Study, by_regime: Mapping[str, list[PlannedCell]], regime: str) -> bool:
+    """Say whether the loss of a regime is comparable to the reference's: those of models that predict the same labels
+    are, and those of models that make their own are not."""
+    families = {planned.cell.family for planned in by_regime[regime]}
+
+    return regime != study.reference and all(
+        study.pretraining[family].labels is not None for family in families
+    )
 
 
 def _gather_adaptation(
     study: Study, state: StudyState, out: Path, by_regime: Mapping[str, list[PlannedCell]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the curves by regime, step size, and whether the sources were heard; with the difference to the
-    reference's at each step."""
+    """Return the curves by regime, step size, and whether the sources were heard; with the differences to the
+    reference's, of the loss and of the gain (the loss before the first step less that after) at each step."""
     result: dict[str, dict[str, Any]] = {}
 
     for lr in [] if study.adaptation is None else study.adaptation.lrs:
@@ -158,11 +192,16 @@ def _gather_adaptation(
                 found = result.setdefault(regime, {}).setdefault(f"{lr:g}", {})
                 found[group] = [summarize(at) for at in zip(*by_seed.values(), strict=True)]
 
-                if regime != study.reference and study.reference in curves:
+                if _can_compare(study, by_regime, regime) and study.reference in curves:
                     reference = curves[study.reference]
+                    steps = range(len(found[group]))
+
                     found[f"{group}_difference"] = [
-                        compare_seeds(_pick(by_seed, k), _pick(reference, k))
-                        for k in range(len(found[group]))
+                        compare_seeds(_pick(by_seed, k), _pick(reference, k)) for k in steps
+                    ]
+                    found[f"{group}_gain_difference"] = [
+                        compare_seeds(_pick_gain(by_seed, k), _pick_gain(reference, k))
+                        for k in steps
                     ]
 
     return result
@@ -183,9 +222,9 @@ def _gather_phones(
 
                 if state.read(name) is not None:
                     assert study.phones is not None
-                    values.setdefault(regime, {})[planned.cell.seed] = _read_pnmi(
-                        out / name, study.phones.source
-                    )
+                    phones = read_report(out / name).sources[study.phones.source].phones
+                    assert phones is not None
+                    values.setdefault(regime, {})[planned.cell.seed] = phones.pnmi
 
         for regime, by_seed in values.items():
             found: dict[str, Any] = {"pnmi": summarize(by_seed.values())}
@@ -198,18 +237,12 @@ def _gather_phones(
     return result
 
 
-def _read_pnmi(directory: Path, source: str) -> float:
-    phones = read_report(directory).sources[source].phones
-    if phones is None:
-        raise InputError(
-            f"{directory}: `{source}` has no phone labels; name a source that has in `phones.source`."
-        )
-
-    return phones.pnmi
-
-
 def _pick(curves: Mapping[int, Sequence[float]], step: int) -> dict[int, float]:
     return {seed: curve[step] for seed, curve in curves.items() if step < len(curve)}
+
+
+def _pick_gain(curves: Mapping[int, Sequence[float]], step: int) -> dict[int, float]:
+    return {seed: curve[0] - curve[step] for seed, curve in curves.items() if step < len(curve)}
 
 
 def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:

@@ -16,8 +16,11 @@ from typing import Any, Final, final
 from eqssl_speech.error import InputError
 from eqssl_speech.files import replace_file
 from eqssl_speech.study.jobs import Job
+from eqssl_speech.tasks.errors import DIVERGED
 
 STATE_DIRECTORY: Final = "state"
+
+_FAILED: Final = (1, 2, DIVERGED)
 
 
 @final
@@ -77,6 +80,19 @@ class StudyState:
         """Remember a process that has ended."""
         with self.find(job.name, "jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(attempt)) + "\n")
+
+    def find_failure(self, name: str) -> int | None:
+        """Return how the last attempt at a job ended that is not done; ``None`` if there is none, or if it was asked to
+        stop."""
+        file = self.find(name, "jsonl")
+
+        if self.read(name) is not None or not file.is_file():
+            return None
+
+        status = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["status"]
+        assert isinstance(status, int)
+
+        return status if status in _FAILED else None
 
     def finish(self, job: Job, command: Sequence[str], status: int) -> None:
         """Write the record of a job that is done."""

@@ -197,7 +197,8 @@ def estimate_mean(values: Sequence[float], utterance_sd: float = 0.0) -> Estimat
     seed_width = 0.0
 
     if (free := len(array) - 1) > 0:
-        quantile = _T_QUANTILES[free - 1] if free <= len(_T_QUANTILES) else _NORMAL_QUANTILE
+        # Of more, a little less than the last.
+        quantile = _T_QUANTILES[min(free, len(_T_QUANTILES)) - 1]
         seed_width = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
 
     width = math.hypot(seed_width, _NORMAL_QUANTILE * utterance_sd)

@@ -52,6 +52,9 @@ class RegimeSection:
     is_start: bool = False
     """Whether there is no more of it than the start, which its family has to have."""
 
+    finetuning: Settings = field(default_factory=dict)
+    """What sets apart its fine-tuning."""
+
     tune: dict[str, list[float]] = field(default_factory=dict)
     """Settings of its own that are chosen after the study's: the values that are tried."""
 
@@ -211,7 +214,7 @@ def _check(file: Path, study: Study) -> None:
         _require_known(f"{where}.families`", cells.families, study.pretraining, "pretraining")
         _require_known(f"{where}.regimes`", cells.regimes, study.regimes, "regimes")
         _require_known(f"{where}.labels`", cells.labels, amounts, "finetuning.labels")
-        _require_starts(where, study, cells)
+        _require_trained(where, study, cells)
 
         if study.tuning.seed in cells.seeds:
             raise InputError(
@@ -234,7 +237,7 @@ def _check(file: Path, study: Study) -> None:
             )
 
 
-def _require_starts(where: str, study: Study, cells: CellsSection) -> None:
+def _require_trained(where: str, study: Study, cells: CellsSection) -> None:
     for regime in cells.regimes:
         section = study.regimes[regime]
 
@@ -243,6 +246,11 @@ def _require_starts(where: str, study: Study, cells: CellsSection) -> None:
             raise InputError(
                 f"{where}.regimes` names `{regime}`, which is not pre-trained by itself; leave out its `settings` "
                 "and `tune`."
+            )
+
+        if section.is_random and section.is_start:
+            raise InputError(
+                f"{where}.regimes` names `{regime}`, which cannot be both `is_random` and `is_start`; leave one out."
             )
 
         for family in cells.families:

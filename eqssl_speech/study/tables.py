@@ -17,6 +17,12 @@ COUNTINGS: Final = {
 """What is said of each way of counting."""
 
 
+_STUDENT: Final = (
+    "in brackets the 95 % interval of its mean over seeds, by Student's t; * marks intervals without 0, of at least "
+    f"{MIN_NUM_SEEDS} seeds."
+)
+
+
 @final
 @dataclass(frozen=True)
 class Table:
@@ -43,6 +49,8 @@ def list_tables(results: Mapping[str, Any]) -> list[Table]:
             for table in _list_group(group, results["baseline"])
         ]
 
+    tables.append(_list_failed(results.get("failed", {})))
+
     return [table for table in tables if table.rows]
 
 
@@ -68,8 +76,8 @@ def _list_group(group: Mapping[str, Any], baseline: str) -> Iterable[Table]:
         yield _list_training(content, amount)
 
     yield from _list_adaptation(group["adaptation"], baseline)
-    yield _list_phones(group["phones"], baseline)
-    yield _list_pretraining(group["pretraining"])
+    yield _list_phones(group.get("phones", {}), baseline)
+    yield _list_pretraining(group["pretraining"], baseline)
 
 
 def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
@@ -150,63 +158,71 @@ def _list_adaptation(adaptation: Mapping[str, Any], baseline: str) -> Iterable[T
         groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in curves.values())]
         length = max(len(found[g]) for found in curves.values() for g in groups if g in found)
         steps = [k for k in (0, 1, 3, 10) if k < length - 1] + [length - 1]
-        head = ["regime", *(f"{group} {k}" for group in groups for k in steps)]
+        places = [(group, k) for group in groups for k in steps]
 
         yield Table(
             f"Adaptation with steps of {lr}",
             "The own validation loss in bits after so many steps on one source, averaged over sources; mean and "
             "standard deviation over seeds.",
-            head,
+            ["regime", "seeds", *(f"{group} {k}" for group, k in places)],
             [
                 [
                     regime,
-                    *(_show_spread(_at(found.get(g), k), 3) for g in groups for k in steps),
+                    _count_seeds(spread["num"] for g in groups if (spread := _at(found.get(g), 0))),
+                    *(_show_spread(_at(found.get(g), k), 3) for g, k in places),
                 ]
                 for regime, found in curves.items()
             ],
         )
-        yield Table(
-            f"Adaptation with steps of {lr}, against {baseline}",
-            "The difference in bits, seed by seed, below 0 where it is better, with the 95 % interval of its mean; * "
-            f"marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds. Only models that predict the same labels "
-            "can be compared so: wav2vec 2.0 makes its own.",
-            head,
-            [
+
+        for what, key, better in (
+            ("loss", "difference", "below"),
+            ("gain (loss before less loss after)", "gain_difference", "above"),
+        ):
+            yield Table(
+                f"Adaptation with steps of {lr}, {what} against {baseline}",
+                f"The difference in bits, seed by seed, {better} 0 where it is better; {_STUDENT}",
+                ["regime", "seeds", *(f"{group} {k}" for group, k in places)],
                 [
-                    regime,
-                    *(
-                        _show_difference(_at(found.get(f"{g}_difference"), k), 3, 1.0)
-                        for g in groups
-                        for k in steps
-                    ),
-                ]
-                for regime, found in curves.items()
-                if any(f"{g}_difference" in found for g in groups)
-            ],
-        )
+                    [
+                        regime,
+                        _count_seeds(
+                            estimate["num_seeds"]
+                            for g in groups
+                            if (estimate := _at(found.get(f"{g}_{key}"), 0))
+                        ),
+                        *(
+                            _show_difference(_at(found.get(f"{g}_{key}"), k), 3, 1.0)
+                            for g, k in places
+                        ),
+                    ]
+                    for regime, found in curves.items()
+                    if any(f"{g}_{key}" in found for g in groups)
+                ],
+            )
 
 
 def _list_phones(phones: Mapping[str, Any], baseline: str) -> Table:
     layers = list(dict.fromkeys(layer for found in phones.values() for layer in found))
-    head = ["regime"]
-    for layer in layers:
-        head += [f"layer {layer}", f"against {baseline}"]
-
     rows = []
 
     for regime, found in phones.items():
-        row = [regime]
-        for layer in layers:
-            values = found.get(layer, {})
-            row.append(_show_spread(values.get("pnmi"), 3))
-            row.append(_show_difference(values.get("difference"), 3, 1.0))
-        rows.append(row)
+        values = [found.get(layer, {}) for layer in layers]
+        rows.append([regime, _count_seeds(v["pnmi"]["num"] for v in values if v)])
+
+        for value in values:
+            rows[-1].append(_show_spread(value.get("pnmi"), 3))
+            rows[-1].append(_show_difference(value.get("difference"), 3, 1.0))
 
     return Table(
         "Phones",
         "Mutual information of clusters of a layer with phones, by the entropy of the phones: mean and standard "
-        "deviation over seeds; and the difference, above 0 where it is better, as for adaptation.",
-        head,
+        f"deviation over seeds; and the difference seed by seed, above 0 where it is better; {_STUDENT}",
+        [
+            "regime",
+            "seeds",
+            *(head for layer in layers for head in (f"layer {layer}", f"against {baseline}")),
+        ],
         rows,
     )
 
@@ -215,12 +231,13 @@ def _at(values: Sequence[Any] | None, index: int) -> Any:
     return values[index] if values is not None and index < len(values) else None
 
 
-def _list_pretraining(pretraining: Mapping[str, Any]) -> Table:
+def _list_pretraining(pretraining: Mapping[str, Any], baseline: str) -> Table:
     rows = [
         [
             regime,
             str(row["num_seeds"]),
             _show_spread(row["plain_loss"], 3),
+            _show_difference(row.get("plain_loss_difference"), 3, 1.0),
             _show_spread(row["adapted_loss"], 3),
             _show_spread(row["accuracy"], 3),
             _show_spread(row["code_share"], 2),
@@ -233,9 +250,21 @@ def _list_pretraining(pretraining: Mapping[str, Any]) -> Table:
 
     return Table(
         "Pre-training",
-        "At its end: validation loss in bits at theta and adapted, accuracy, and share of codes in use; the mean "
-        "cosine of two sources' gradients, hours of audio, and minutes.",
-        ["regime", "seeds", "loss", "adapted", "accuracy", "codes", "cosine", "hours", "minutes"],
+        "At its end: validation loss in bits at theta, the difference of that seed by seed, and adapted; accuracy, "
+        "and share of codes in use; the mean cosine of two sources' gradients; hours of audio and minutes, without "
+        "those of a start.",
+        [
+            "regime",
+            "seeds",
+            "loss",
+            f"against {baseline}",
+            "adapted",
+            "accuracy",
+            "codes",
+            "cosine",
+            "hours",
+            "minutes",
+        ],
         rows,
     )
 
@@ -247,22 +276,40 @@ def _list_tuning(tuning: Sequence[Mapping[str, Any]]) -> Table:
             row["regime"],
             row["setting"],
             ", ".join(f"{v}: {'-' if x is None else f'{x:.3f}'}" for v, x in row["losses"].items()),
-            f"{row['chosen']:g}",
+            _show_choice(row),
         ]
         for row in tuning
     ]
 
     return Table(
         "Tuning",
-        "The validation loss in bits that each value came to, at theta or after the regime's own inner steps, "
+        "The validation loss in bits that each value came to: at theta or, of regimes with inner steps, after as many, "
         "whichever is lower. Other ways of counting take what was chosen at equal audio.",
         ["family", "regime", "setting", "losses", "chosen"],
         rows,
     )
 
 
+def _show_choice(row: Mapping[str, Any]) -> str:
+    values = [float(value) for value in row["losses"]]
+    is_at_edge = len(values) > 2 and row["chosen"] in (min(values), max(values))
+
+    return f"{row['chosen']:g}" + " (the last that was tried)" * is_at_edge
+
+
+def _list_failed(failed: Mapping[str, int]) -> Table:
+    return Table(
+        "Failed",
+        "Jobs that are in no table, and the exit status of their last attempt; 3 is divergence.",
+        ["job", "exit status"],
+        [[name, str(status)] for name, status in failed.items()],
+    )
+
+
 def _count_seeds(numbers: Iterable[int]) -> str:
     counts = sorted(set(numbers))
+    if not counts:
+        return ""
 
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 

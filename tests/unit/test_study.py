@@ -26,6 +26,8 @@ from eqssl_speech.study.study_file import Counting, read_study
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 
+_UNTRAINED = ("start", "random")
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "equilibrium_study" / "study.yaml"
 
 BASE = {
@@ -87,7 +89,7 @@ def write_study(directory: Path, **changes: Any) -> Path:
 def make_planner(directory: Path, **changes: Any) -> Planner:
     study = read_study(write_study(directory, **changes))
 
-    return Planner(study, directory, Path("/corpus"), directory / "out")
+    return Planner(study, directory, directory / "corpus", directory / "out")
 
 
 def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> None:
@@ -98,7 +100,9 @@ def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -
 
 def test_the_recipe_is_a_study() -> None:
     study = read_study(RECIPE)
-    planner = Planner(study, RECIPE.parent, Path("corpus"), Path("out"))
+    planner = Planner(
+        study, RECIPE.parent, RECIPE.parents[1] / "quickstart" / "corpus", Path("out")
+    )
 
     # The least of it comes first: both families, the start and six regimes, three seeds, and random weights.
     first = [planned.cell for planned in planner.list_cells()[: 2 * 7 * 3 + 3]]
@@ -106,6 +110,13 @@ def test_the_recipe_is_a_study() -> None:
     assert {c.seed for c in first} == {1, 2, 3}
     assert {c.counting for c in first} == {"audio"}
     assert len({c.regime for c in first}) == 8
+
+    # What needs no text, of all seeds, comes before the recognisers.
+    names = [job.name for job in planner.list_jobs()]
+    finetuning = names.index("finetune/hubert/start/audio/seed-1/10 minutes/ru-festvox")
+    assert [n for n in names[:finetuning] if n.startswith("pretrain/hubert/")] == [
+        f"pretrain/{c.name}" for c in first if c.family == "hubert" and c.regime not in _UNTRAINED
+    ]
 
     # Nothing is tried that no cell has, and no regime is defined for nothing.
     assert {p.cell.regime for p in planner.list_cells()} == set(study.regimes)
@@ -286,6 +297,8 @@ def test_all_regimes_of_a_seed_go_on_from_one_start(tmp_path: Path) -> None:
         assert f"pretrained={tmp_path / 'out/start/hubert/seed-1'}" in command
         assert "regime.num_steps=20" not in command
         assert "start/hubert/seed-1" in job.needs
+        # What draws as the start did does not hear the same again.
+        assert "common.seed=10001" in command
 
     # Tuning has a start of its own seed.
     job = jobs["tune/hubert/plain/optimizer.config.lr=0.001"]
@@ -297,11 +310,15 @@ def test_a_start_is_compared_with_what_goes_on_from_it(tmp_path: Path) -> None:
     cells = [{"families": ["hubert"], "regimes": ["start"], "seeds": [1], "labels": ["few"]}]
     regimes = {"start": {"is_start": True}}
     pretraining = {"hubert": {"config": "w.yaml", "labels": [], "start": {}}}
+    changes = {"cells": cells, "regimes": regimes, "pretraining": pretraining}
     phones = {"source": "a", "layers": [2]}
 
-    planner = make_planner(
-        tmp_path, cells=cells, regimes=regimes, pretraining=pretraining, phones=phones
-    )
+    with pytest.raises(InputError, match=r"corpus/a: has no phone labels"):
+        make_planner(tmp_path, **changes, phones=phones)
+
+    (tmp_path / "corpus" / "a").mkdir(parents=True)
+    (tmp_path / "corpus" / "a" / "train.phones.ctm").touch()
+    planner = make_planner(tmp_path, **changes, phones=phones)
     jobs = {job.name: job for job in planner.list_jobs()}
     start = str(tmp_path / "out/start/hubert/seed-1")
 
@@ -313,6 +330,10 @@ def test_a_start_is_compared_with_what_goes_on_from_it(tmp_path: Path) -> None:
     command = jobs["phones/hubert/start/audio/seed-1/layer-2"].make_command()
     assert command[command.index("--checkpoint") + 1] == start
     assert command[command.index("--layer") + 1] == "2"
+    # Other phones are another result.
+    assert [file.name for file in jobs["phones/hubert/start/audio/seed-1/layer-2"].files] == [
+        "train.phones.ctm"
+    ]
 
 
 def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
