@@ -484,9 +484,12 @@ def test_the_settings_of_the_recipe_are_those_that_pre_training_takes(
     for family, section in study.pretraining.items():
         content = YAML(typ="safe", pure=True).load(RECIPE.parent / section.config)
         settings = maker.make(family, regime, counting)
-        tuned = {key: values[0] for key, values in study.regimes[regime].tune.items()}
+        settings |= {key: values[0] for key, values in study.regimes[regime].tune.items()}
 
-        for name, value in (settings | tuned).items():
+        if study.regimes[regime].is_start:
+            settings |= section.start or {}
+
+        for name, value in settings.items():
             *parents, key = name.split(".")
             target = content
             for parent in parents:
