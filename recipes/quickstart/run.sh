@@ -15,7 +15,7 @@ usage: run.sh [OUT] [--regime equilibrium|conventional|none] [--seed N] [--nproc
 1. Pre-trains recipes/quickstart/equilibrium.yaml into OUT/REGIME (OUT: runs/quickstart in the repository; REGIME: equilibrium;
    `conventional` is the same without the section `equilibrium`), writes OUT/summary.json and OUT/summary.png and prints
    the table of all pre-training runs in OUT.
-2. Fine-tunes recipes/quickstart/finetune.yaml from it (with `none` from random weights, all of them trained, without step 1) into OUT/REGIME-finetuned.
+2. Fine-tunes recipes/quickstart/finetune.yaml from it (with `none` from random weights, without step 1) into OUT/REGIME-finetuned.
 3. Evaluates it (summary.json, summary.png and hypotheses.tsv in OUT/REGIME-finetuned/valid).
 4. Transcribes three recordings that it was not trained on.
 Started again, it goes on from the last checkpoint. `--seed` is that of the fine-tuning. `--nproc N` trains and evaluates in N processes of
@@ -120,15 +120,14 @@ pretrain() {
 }
 
 finetune() {
-    local pretrained="$out/$regime" frozen=true
-    # Convolutions that nothing was taught are of no use as they are.
-    [ "$regime" != none ] || pretrained=null frozen=false
+    local pretrained="$out/$regime"
+    [ "$regime" != none ] || pretrained=null
 
     [ -d "$out/tokenizer" ] ||
         eqssl tokenizer "$here/corpus" "$out/tokenizer" --source en-drascula-hero --source en-drascula-cast
 
     launch finetune "$finetuned" --config-file "$here/finetune.yaml" ${plain[@]+"${plain[@]}"} \
-        --config tokenizer="$out/tokenizer" pretrained="$pretrained" freeze.feature_extractor="$frozen" common.seed="$seed"
+        --config tokenizer="$out/tokenizer" pretrained="$pretrained" common.seed="$seed"
 }
 
 finetuned="$out/$regime-finetuned"
