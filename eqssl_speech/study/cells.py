@@ -163,8 +163,10 @@ class SettingsMaker:
         return value
 
     def find(self, family: str, settings: Settings, name: str) -> Any:
-        """Return a setting, of the regime or else of the configuration file; ``None`` if neither has it."""
-        """Return a setting, as the last of those says it that it or a section around it is set in."""
+        """Return a setting, of the regime or else of the configuration file; ``None`` if neither has it.
+
+        The regime may set it by itself or with a section around it.
+        """
         parts = name.split(".")
 
         for length in range(len(parts), 0, -1):
