@@ -108,7 +108,7 @@ def _refuse_or_redo(options: Namespace, state: StudyState, jobs: Sequence[Job]) 
 
     if not options.redo:
         raise InputError(
-            f"{options.out}: {len(stale)} of the jobs that are done, the first of them {stale[0].name}, were done with "
+            f"{options.out}: {len(stale)} of the jobs that are done or begun, the first of them {stale[0].name}, have "
             "other settings, configuration files or data than there are now; do them again with `--redo`, or choose "
             "another directory."
         )

@@ -14,7 +14,7 @@ from eqssl_speech.files import replace_file
 from eqssl_speech.report.adaptation import read_adaptation
 from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import PlannedCell
-from eqssl_speech.study.jobs import SEEN, UNSEEN, name_adaptation, name_phones
+from eqssl_speech.study.jobs import PRETRAIN, SEEN, UNSEEN, name_adaptation, name_phones
 from eqssl_speech.study.planner import Planner
 from eqssl_speech.study.recognition import gather_recognition
 from eqssl_speech.study.state import StudyState
@@ -36,7 +36,7 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
     :raises InputError: If a file of a result is damaged.
     """
     cells = planner.list_cells()
-    groups = []
+    groups: list[dict[str, Any]] = []
 
     for family, counting in dict.fromkeys((p.cell.family, p.cell.counting) for p in cells):
         members = [
@@ -49,7 +49,15 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
                 and (p.cell.counting == counting or planner.num_inner_steps(p.cell) == 0)
             )
         ]
-        groups.append(_gather(study, planner, state, out, family, counting, members))
+        own = [
+            p for p in members if p.cell.counting == counting and planner.num_inner_steps(p.cell)
+        ]
+
+        # Without any, it says again what another way of counting has said.
+        if all(group["family"] != family for group in groups) or any(
+            state.read(f"{PRETRAIN}/{p.cell.name}") for p in own
+        ):
+            groups.append(_gather(study, planner, state, out, family, counting, members))
 
     results = {
         "baseline": study.reference,

@@ -170,6 +170,8 @@ class StudyRunner:
                 failed.append(job.name)
                 continue
 
+            self._state.begin(job, command)
+
             with log.open("ab") as stream:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "eqssl_speech", *command],

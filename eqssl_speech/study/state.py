@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -70,11 +70,16 @@ class StudyState:
         return record
 
     def find(self, name: str, suffix: str) -> Path:
-        """Return the file with the output (``log``), the record (``json``) or the attempts (``jsonl``) of a job."""
+        """Return the file with the output (``log``), the record (``json``), the attempts (``jsonl``) or, until it is
+        done, the beginning (``begun``) of a job."""
         file = self._out / STATE_DIRECTORY / name
 
         # Names have dots, of numbers.
         return file.with_name(f"{file.name}.{suffix}")
+
+    def begin(self, job: Job, command: Sequence[str]) -> None:
+        """Remember what a job is made of that is now started, or goes on."""
+        replace_file(self.find(job.name, "begun"), _dump(self._describe(job, command)))
 
     def add_attempt(self, job: Job, attempt: Attempt) -> None:
         """Remember a process that has ended."""
@@ -99,18 +104,16 @@ class StudyState:
         lines = self.find(job.name, "jsonl").read_text(encoding="utf-8").splitlines()
         attempts = [json.loads(line) for line in lines]
 
-        record = {
-            "command": ["eqssl", *command],
-            "inputs": self.make_inputs(job),
+        record = self._describe(job, command) | {
             "status": status,
             "wall_s": round(sum(attempt["wall_s"] for attempt in attempts), 1),
             "attempts": attempts,
         }
-        replace_file(
-            self.find(job.name, "json"),
-            (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(),
-            durable=True,
-        )
+        replace_file(self.find(job.name, "json"), _dump(record), durable=True)
+        self.find(job.name, "begun").unlink(missing_ok=True)
+
+    def _describe(self, job: Job, command: Sequence[str]) -> dict[str, Any]:
+        return {"command": ["eqssl", *command], "inputs": self.make_inputs(job)}
 
     def make_inputs(self, job: Job) -> str:
         """Return what stands for all that a job is made of besides its command: the corpus, configuration files, and
@@ -121,12 +124,12 @@ class StudyState:
         return _digest([self._corpus.encode(), *contents])
 
     def list_stale(self, jobs: Iterable[Job]) -> list[Job]:
-        """List the jobs that were done with another command, or of other inputs than there are now."""
+        """List the jobs that were done or begun with another command, or of other inputs, than there are now."""
         stale: list[Job] = []
         names: set[str] = set()
 
         for job in jobs:
-            record = self.read(job.name)
+            record = self.read(job.name) or self._read_begun(job.name)
             if record is None:
                 continue
 
@@ -140,14 +143,26 @@ class StudyState:
 
         return stale
 
+    def _read_begun(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            content = json.loads(self.find(name, "begun").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+        return (
+            content if isinstance(content, dict) and {"command", "inputs"} <= set(content) else None
+        )
+
     def forget(self, job: Job) -> None:
         """Remove what a job has made, and its record."""
-        self.find(job.name, "json").unlink(missing_ok=True)
-
-        for suffix in ("jsonl", "log"):
-            self.find(job.name, suffix).unlink(missing_ok=True)
+        # Killed meanwhile, it is neither done nor begun with what there is now.
+        with suppress(FileNotFoundError):
+            self.find(job.name, "json").replace(self.find(job.name, "begun"))
 
         shutil.rmtree(self._out / job.name, ignore_errors=True)
+
+        for suffix in ("jsonl", "log", "begun"):
+            self.find(job.name, suffix).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[int]:
@@ -187,6 +202,10 @@ def _list_corpus(corpus: Path) -> Iterator[bytes]:
     for file in sorted(files):
         yield str(file.relative_to(corpus)).encode()
         yield file.read_bytes()
+
+
+def _dump(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(parts: Iterable[bytes]) -> str:

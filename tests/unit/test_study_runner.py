@@ -164,6 +164,28 @@ def test_what_was_made_of_something_else_is_stale_with_all_that_was_made_of_it(
     assert make_state(tmp_path).list_stale(jobs) == []
 
 
+def test_what_was_begun_with_something_else_is_stale_too(tmp_path: Path) -> None:
+    begun = make_job("b/1", "exit 75", "a/1")
+    assert run_jobs(tmp_path, [make_job("a/1", "true"), begun]) == ["b/1"]
+
+    out = tmp_path / "out"
+    (out / "b" / "1").mkdir(parents=True)
+    (out / "b" / "1" / "checkpoint").touch()
+
+    # What is asked to stop goes on with the same.
+    assert make_state(tmp_path).list_stale([begun]) == []
+
+    jobs = [make_job("a/1", "true"), make_job("b/1", "true", "a/1"), make_job("c/1", "true")]
+    state = make_state(tmp_path)
+    assert state.list_stale(jobs) == [jobs[1]]
+
+    state.forget(jobs[1])
+    assert not (out / "b" / "1").exists()
+    assert state.list_stale(jobs) == []
+    assert run_jobs(tmp_path, jobs) == []
+    assert not state.find("b/1", "begun").exists()
+
+
 def test_one_study_at_a_time(tmp_path: Path) -> None:
     state = make_state(tmp_path)
 
