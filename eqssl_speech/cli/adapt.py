@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Final
 
-from eqssl_speech.cli.common import add_command, positive_int
+from eqssl_speech.cli.common import add_command, add_conversions, add_limits, positive_int
 from eqssl_speech.cli.recognition import choose_device, positive_float
 
 _ADAPT: Final = """\
@@ -19,7 +19,7 @@ With `--out`, writes adaptation.json and adaptation.png.
 
 examples:
   eqssl adapt runs/mine corpus
-  eqssl adapt runs/mine corpus --source ro-tuxpaint --source bg-tuxpaint --steps 10 --lr 0.1 --out adapted/mine
+  eqssl adapt runs/mine corpus --source ro-tuxpaint --source fr-tuxpaint --steps 10 --lr 0.1 --out adapted/mine
   eqssl labels corpus labels/unheard --codebook labels/mfcc --source ro-tuxpaint
   eqssl adapt runs/hubert corpus --source ro-tuxpaint --labels labels/unheard
 """
@@ -66,6 +66,9 @@ def add(commands: Any) -> None:
         default=3,
         help="validation batches of a source, of recordings of all lengths (default: 3)",
     )
+    add_conversions(parser)
+    # What can be masked.
+    add_limits(parser, "1.0, as in pre-training", least_audio_s=0.62)
     parser.add_argument(
         "--step", metavar="N", type=positive_int, help="checkpoint of a run (default: the best)"
     )
@@ -91,6 +94,12 @@ def _run(options: Namespace) -> int:
         options.source,
         options.labels,
         how,
+        recordings={
+            "resample": options.resample,
+            "downmix": options.downmix,
+            "max_bad_share": options.max_bad_share,
+        }
+        | ({} if options.min_audio_s is None else {"min_audio_s": options.min_audio_s}),
         step=options.step,
         device=open_device(choose_device(options.device)),
     )

@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eqssl_speech.cli.common import add_command, add_conversions, add_jobs, positive_int
+from eqssl_speech.cli.common import (
+    add_command,
+    add_conversions,
+    add_jobs,
+    add_limits,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from eqssl_speech.tasks.check import CorpusCheck
@@ -56,17 +62,7 @@ def add(commands: Any) -> None:
         help="rate that the model takes (default: 16000)",
     )
     add_conversions(parser)
-    parser.add_argument(
-        "--min-audio-s",
-        type=float,
-        help="shortest recording (default: 1.0, which is that of a pre-training run; with --ctc 0.62)",
-    )
-    parser.add_argument(
-        "--max-bad-share",
-        type=float,
-        default=0.4,
-        help="a source with more bad recordings is unusable (default: 0.4)",
-    )
+    add_limits(parser, "1.0, which is that of a pre-training run; with --ctc 0.62")
     parser.add_argument(
         "--sampling-alpha",
         type=float,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eqssl_speech.tasks.signals import STOPPED, stop_request
@@ -42,6 +44,41 @@ def add_conversions(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--downmix", action="store_true", help="accept and average several channels"
     )
+
+
+def add_limits(parser: ArgumentParser, min_audio_s: str, *, least_audio_s: float = 0.0) -> None:
+    """Add ``--min-audio-s``, ``None`` unless it is given, and ``--max-bad-share``.
+
+    :param min_audio_s: What is said of the default of the first.
+    :param least_audio_s: The least that it may be, in seconds.
+    """
+    parser.add_argument(
+        "--min-audio-s",
+        metavar="S",
+        type=partial(_parse_float, low=least_audio_s),
+        help=f"shortest recording (default: {min_audio_s})",
+    )
+    parser.add_argument(
+        "--max-bad-share",
+        metavar="X",
+        type=partial(_parse_float, low=0.0, high=1.0),
+        default=0.4,
+        help="a source with more bad recordings is unusable (default: 0.4)",
+    )
+
+
+def _parse_float(text: str, low: float, high: float = math.inf) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+
+    if not low <= value <= high:
+        limits = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+        raise ArgumentTypeError(f"must be a number {limits}, but is {text!r} instead")
+
+    return value
 
 
 def add_jobs(parser: ArgumentParser) -> None:

@@ -157,6 +157,36 @@ def test_what_has_no_loss_is_refused(tmp_path: Path) -> None:
         make_job(tmp_path / "a.pt")
 
 
+def test_recordings_are_left_out_as_in_pre_training(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path)
+
+    with pytest.raises(InputError, match=r"too short.*`dataset.max_bad_share` is 0.01"):
+        make_job(checkpoint, recordings={"min_audio_s": 6.0, "max_bad_share": 0.01})
+
+    few = make_job(checkpoint, recordings={"min_audio_s": 6.0, "max_bad_share": 0.99})
+    assert few.sources.train[0].lengths.min() >= 6 * 16_000
+    assert make_job(checkpoint).sources.train[0].lengths.min() < 6 * 16_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--min-audio-s", "-0.1"], "must be a number of at least 0"),
+        (["--min-audio-s", "nan"], "must be a number of at least 0"),
+        (["--max-bad-share", "1.5"], "must be a number from 0 to 1"),
+        (["--max-bad-share", "few"], "must be a number from 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("command", [["check", "x"], ["adapt", "x", "x"]])
+def test_limits_are_refused_at_once(
+    capsys: pytest.CaptureFixture[str], command: list[str], arguments: list[str], error: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, *arguments])
+
+    assert error in capsys.readouterr().err
+
+
 def test_the_command_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from fairseq2.utils.structured import StandardValueConverter, StructureError
@@ -89,6 +89,7 @@ class AdaptationJob:
         labels: Path | None,
         options: AdaptationOptions,
         *,
+        recordings: Mapping[str, Any] | None = None,
         step: int | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -99,6 +100,7 @@ class AdaptationJob:
         :param sources: The sources; by default all.
         :param labels: The labels of a model that predicts some.
         :param options: How it is measured.
+        :param recordings: Settings of the section ``dataset`` that say what a recording must be like.
         :param step: The step of a run.
         :param device: Where it is computed; by default the CPU.
         :raises InputError: If the model cannot be adapted, or a source cannot be read.
@@ -112,7 +114,8 @@ class AdaptationJob:
             loss=_read_loss_section(checkpoint),
             validation=ValidationSection(audio_seconds_per_batch=options.seconds_per_batch),
         )
-        dataset = self._config.dataset
+        dataset = replace(self._config.dataset, **(recordings or {}))
+        self._config.dataset = dataset
         dataset.corpus = corpus
         dataset.sources = None if sources is None else list(sources)
         dataset.labels = labels
