@@ -73,7 +73,7 @@ def _run(options: Namespace) -> int:
     )
     planner = Planner(study, directory, corpus, out)
     jobs = planner.list_jobs()
-    state = StudyState(out, corpus)
+    state = StudyState(directory, corpus, out)
 
     if options.list:
         for job in jobs:

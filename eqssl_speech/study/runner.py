@@ -44,7 +44,6 @@ class StudyProgress:
 @dataclass(frozen=True)
 class _Running:
     job: Job
-    command: list[str]
     process: subprocess.Popen[bytes]
     start: float
 
@@ -185,7 +184,7 @@ class StudyRunner:
                     pass_fds=(lock,),
                 )
 
-            self._running[worker] = _Running(job, command, process, time.monotonic())
+            self._running[worker] = _Running(job, process, time.monotonic())
 
         return changed
 
@@ -197,7 +196,7 @@ class StudyRunner:
 
         # A full disk, or what a job was stopped by, says nothing of its setting.
         if status == 0 or (status == DIVERGED and job.may_diverge):
-            self._state.finish(job, active.command, status)
+            self._state.finish(job, status)
 
             return True
 

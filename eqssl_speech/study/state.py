@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -41,13 +42,15 @@ class Attempt:
 class StudyState:
     """The records of a study's jobs, files in its directory."""
 
-    def __init__(self, out: Path, corpus: Path) -> None:
+    def __init__(self, directory: Path, corpus: Path, out: Path) -> None:
         """
-        :param out: The directory of the study.
+        :param directory: Where the study's file lies, with its configuration files.
         :param corpus: The corpus, whose manifests and texts are a part of every job's inputs.
+        :param out: The directory of the study.
         """
         self._out = out
         self._corpus = _digest(_list_corpus(corpus))
+        self._places = {"STUDY": str(directory), "CORPUS": str(corpus), "OUT": str(out)}
 
     def read(self, name: str) -> Mapping[str, Any] | None:
         """Read how a job was done: its ``command``, ``inputs``, ``status``, ``attempts`` and total ``wall_s``.
@@ -79,7 +82,12 @@ class StudyState:
 
     def begin(self, job: Job, command: Sequence[str]) -> None:
         """Remember what a job is made of that is now started, or goes on."""
-        replace_file(self.find(job.name, "begun"), _dump(self._describe(job, command)))
+        record = {
+            "command": ["eqssl", *command],
+            "places": self._places,
+            "inputs": self.make_inputs(job),
+        }
+        replace_file(self.find(job.name, "begun"), _dump(record))
 
     def add_attempt(self, job: Job, attempt: Attempt) -> None:
         """Remember a process that has ended."""
@@ -99,21 +107,19 @@ class StudyState:
 
         return status if status in _FAILED else None
 
-    def finish(self, job: Job, command: Sequence[str], status: int) -> None:
-        """Write the record of a job that is done."""
+    def finish(self, job: Job, status: int) -> None:
+        """Write the record of a job that was begun, and is done."""
         lines = self.find(job.name, "jsonl").read_text(encoding="utf-8").splitlines()
         attempts = [json.loads(line) for line in lines]
 
-        record = self._describe(job, command) | {
+        # A file may have been changed meanwhile.
+        record = dict(self._read_begun(job.name) or {}) | {
             "status": status,
             "wall_s": round(sum(attempt["wall_s"] for attempt in attempts), 1),
             "attempts": attempts,
         }
         replace_file(self.find(job.name, "json"), _dump(record), durable=True)
         self.find(job.name, "begun").unlink(missing_ok=True)
-
-    def _describe(self, job: Job, command: Sequence[str]) -> dict[str, Any]:
-        return {"command": ["eqssl", *command], "inputs": self.make_inputs(job)}
 
     def make_inputs(self, job: Job) -> str:
         """Return what stands for all that a job is made of besides its command: the corpus, configuration files, and
@@ -136,12 +142,20 @@ class StudyState:
             if (
                 names & set(job.needs)
                 or record["inputs"] != self.make_inputs(job)
-                or record["command"] != ["eqssl", *job.make_command()]
+                or not self._is_command(record, job.make_command())
             ):
                 stale.append(job)
                 names.add(job.name)
 
         return stale
+
+    def _is_command(self, record: Mapping[str, Any], command: Sequence[str]) -> bool:
+        """Say whether a command is that of a record, wherever the study, its corpus and its file now lie."""
+        places = record.get("places", self._places)
+
+        return _generalize(record["command"], places) == _generalize(
+            ["eqssl", *command], self._places
+        )
 
     def _read_begun(self, name: str) -> Mapping[str, Any] | None:
         try:
@@ -202,6 +216,19 @@ def _list_corpus(corpus: Path) -> Iterator[bytes]:
     for file in sorted(files):
         yield str(file.relative_to(corpus)).encode()
         yield file.read_bytes()
+
+
+def _generalize(command: Sequence[str], places: Mapping[str, str]) -> list[str]:
+    """Name the places in a command, one of which may lie in another."""
+    longest_first = sorted(places.items(), key=lambda item: len(item[1]), reverse=True)
+
+    def name_places(word: str) -> str:
+        for name, path in longest_first:
+            word = re.sub(rf"{re.escape(path)}(?![\w.-])", f"{{{name}}}", word)
+
+        return word
+
+    return [name_places(word) for word in command]
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:

@@ -44,7 +44,7 @@ def write_study(directory: Path) -> Path:
 def test_a_way_of_counting_is_there_once_it_says_something_else(tmp_path: Path) -> None:
     study = read_study(write_study(tmp_path))
     corpus, out = tmp_path / "corpus", tmp_path / "out"
-    planner, state = Planner(study, tmp_path, corpus, out), StudyState(out, corpus)
+    planner, state = Planner(study, tmp_path, corpus, out), StudyState(tmp_path, corpus, out)
     jobs = {job.name: job for job in planner.list_jobs()}
     rows = {}
 
@@ -55,8 +55,9 @@ def test_a_way_of_counting_is_there_once_it_says_something_else(tmp_path: Path) 
         metrics.mkdir(parents=True)
         for split in ("train", "valid"):
             (metrics / f"{split}.jsonl").write_text('{"Step": 300, "plain_loss": 4.0}\n')
+        state.begin(job, job.make_command())
         state.add_attempt(job, Attempt(commit=None, status=0, wall_s=60.0))
-        state.finish(job, job.make_command(), 0)
+        state.finish(job, 0)
 
         groups = write_results(study, planner, state, out)["groups"]
         rows[name] = {group["counting"]: set(group["pretraining"]) for group in groups}

@@ -41,7 +41,7 @@ def make_state(directory: Path) -> StudyState:
     (directory / "corpus").mkdir(exist_ok=True)
     (directory / "corpus" / "sources.tsv").write_text("a\n")
 
-    return StudyState(directory / "out", directory / "corpus")
+    return StudyState(directory, directory / "corpus", directory / "out")
 
 
 def run_jobs(directory: Path, jobs: list[Job]) -> list[str]:
@@ -164,6 +164,35 @@ def test_what_was_made_of_something_else_is_stale_with_all_that_was_made_of_it(
     assert make_state(tmp_path).list_stale(jobs) == []
 
 
+def test_a_study_may_be_moved(tmp_path: Path) -> None:
+    def make_jobs(directory: Path, lr: float = 0.1) -> list[Job]:
+        out = directory / "out"
+
+        return [
+            make_job("a/1", f"true {out}/a/1 --config-file {directory}/w.yaml lr={lr}"),
+            make_job("b/1", f"true {out}/b/1 {directory}/corpus pretrained={out}/a/1", "a/1"),
+        ]
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    assert run_jobs(here, make_jobs(here)) == []
+
+    here.rename(there)
+    assert make_state(there).list_stale(make_jobs(there)) == []
+    assert len(make_state(there).list_stale(make_jobs(there, lr=0.2))) == 2
+    # Of another study.
+    assert len(make_state(there).list_stale(make_jobs(here))) == 2
+
+
+def test_a_file_that_is_changed_while_a_job_reads_it_makes_it_stale(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.touch()
+    jobs = [make_job("a/1", f"echo more > {config}", files=(config,))]
+
+    assert run_jobs(tmp_path, jobs) == []
+    assert make_state(tmp_path).list_stale(jobs) == jobs
+
+
 def test_what_was_begun_with_something_else_is_stale_too(tmp_path: Path) -> None:
     begun = make_job("b/1", "exit 75", "a/1")
     assert run_jobs(tmp_path, [make_job("a/1", "true"), begun]) == ["b/1"]
@@ -206,7 +235,7 @@ popen = subprocess.Popen
 runner.subprocess.Popen = lambda command, **kw: popen(["/bin/sh", "-c", command[3]], **kw)
 out = Path(sys.argv[1])
 runner.StudyRunner(
-    StudyState(out, out), num_workers=2, commit=None, environment=[{}], out=out,
+    StudyState(out, out, out), num_workers=2, commit=None, environment=[{}], out=out,
     on_progress=lambda p: print(*p.running, flush=True),
 ).run([Job(name, lambda: [sys.argv[2]]) for name in ("a/1", "a/2")])
 """
@@ -255,8 +284,8 @@ def test_a_study_that_is_asked_to_stop_stops_its_jobs(
     assert "KeyboardInterrupt" in error
     assert not any(map(is_alive, pids))
     # They go on with the next.
-    assert StudyState(out, out).read("a/1") is None
-    assert '"status": 75' in StudyState(out, out).find("a/1", "jsonl").read_text()
+    assert StudyState(out, out, out).read("a/1") is None
+    assert '"status": 75' in StudyState(out, out, out).find("a/1", "jsonl").read_text()
 
 
 def test_who_asks_twice_does_not_wait(tmp_path: Path) -> None:
@@ -283,7 +312,7 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(InputError, match="a job that one has left behind"),
-            StudyState(out, out).lock(),
+            StudyState(out, out, out).lock(),
         ):
             pass
     finally:
@@ -294,5 +323,5 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    with StudyState(out, out).lock():
+    with StudyState(out, out, out).lock():
         pass
