@@ -250,9 +250,10 @@ def _list_pretraining(pretraining: Mapping[str, Any], baseline: str) -> Table:
 
     return Table(
         "Pre-training",
-        "At its end: validation loss in bits at theta, the difference of that seed by seed, and adapted; accuracy, "
-        "and share of codes in use; the mean cosine of two sources' gradients; hours of audio and minutes, without "
-        "those of a start.",
+        "At its end: validation loss in bits at theta, the difference of that seed by seed, and adapted, which is "
+        "after inner steps of its own size and number (of conventional regimes, those of the configuration), and so "
+        "not to be compared; accuracy, and share of codes in use; the mean cosine of two sources' gradients; hours of "
+        "audio and minutes, without those of a start.",
         [
             "regime",
             "seeds",
