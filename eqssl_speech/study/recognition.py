@@ -12,7 +12,7 @@ from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import Cell, PlannedCell
 from eqssl_speech.study.jobs import FINETUNE, SEEN, TEST, UNSEEN
 from eqssl_speech.study.state import StudyState
-from eqssl_speech.study.statistics import Resampler, UtteranceCounts, summarize
+from eqssl_speech.study.statistics import Resampler, SeedCounts, UtteranceCounts, summarize
 from eqssl_speech.study.study_file import Study
 
 _UNITS: Final = {"cer": 1, "wer": 0}
@@ -56,27 +56,30 @@ def gather_recognition(
         **{source: [source] for source in section.sources},
         **{name: sources for name, sources in parts.items() if sources},
     }
-    baseline, resampler = study.reference, Resampler()
+    resampler = Resampler()
     rows: dict[str, Any] = {}
 
     for regime, seeds in counts.items():
         row: dict[str, Any] = {"num_seeds": {}, "training": extras[regime]}
 
         for scope, sources in scopes.items():
-            complete = {s: c for s, c in seeds.items() if set(sources) <= set(c)}
+            complete = _pick_complete(seeds, sources)
             if not complete:
                 continue
 
             row["num_seeds"][scope] = len(complete)
-            others = {s: c for s, c in counts.get(baseline, {}).items() if set(sources) <= set(c)}
 
             for unit, index in _UNITS.items():
                 rate = resampler.rate(complete, sources, index)
                 row.setdefault(unit, {})[scope] = rate.to_json()
 
-                if regime != baseline and set(others) & set(complete):
-                    difference = resampler.difference(complete, others, sources, index)
-                    row.setdefault(f"{unit}_difference", {})[scope] = difference.to_json()
+                for baseline in study.references:
+                    others = _pick_complete(counts.get(baseline, {}), sources)
+
+                    if regime != baseline and set(others) & set(complete):
+                        difference = resampler.difference(complete, others, sources, index)
+                        differences = row.setdefault(f"{unit}_difference", {})
+                        differences.setdefault(baseline, {})[scope] = difference.to_json()
 
         if row["num_seeds"]:
             row["worst_cer"] = max(
@@ -85,6 +88,11 @@ def gather_recognition(
             rows[regime] = row
 
     return {"scopes": list(scopes), "regimes": rows}
+
+
+def _pick_complete(seeds: SeedCounts, sources: Sequence[str]) -> SeedCounts:
+    """Return the seeds of which there are all sources."""
+    return {seed: counts for seed, counts in seeds.items() if set(sources) <= set(counts)}
 
 
 def _read_cell(

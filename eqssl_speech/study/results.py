@@ -60,7 +60,7 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
             groups.append(_gather(study, planner, state, out, family, counting, members))
 
     results = {
-        "baseline": study.reference,
+        "baselines": study.references,
         "groups": groups,
         "tuning": _gather_tuning(study, planner),
         "failed": {
@@ -133,13 +133,14 @@ def _gather_pretraining(
             **{key: summarize(row[key] for row in by_seed.values()) for key in keys},
         }
 
-        if _can_compare(study, by_regime, regime) and study.reference in runs:
-            result[regime]["plain_loss_difference"] = compare_seeds(
-                *(
-                    {seed: x for seed, row in rows.items() if (x := row["plain_loss"]) is not None}
-                    for rows in (by_seed, runs[study.reference])
-                )
-            )
+    losses = {
+        regime: {seed: x for seed, row in by_seed.items() if (x := row["plain_loss"]) is not None}
+        for regime, by_seed in runs.items()
+    }
+
+    for regime, found in result.items():
+        if _can_compare(study, by_regime, regime):
+            found["plain_loss_difference"] = _compare(study, losses, regime)
 
     return result
 
@@ -166,20 +167,29 @@ def _read_pretraining(metrics: Path) -> dict[str, float | None]:
 
 
 def _can_compare(study: Study, by_regime: Mapping[str, list[PlannedCell]], regime: str) -> bool:
-    """Say whether the loss of a regime is comparable to the reference's: those of models that predict the same labels
-    are, and those of models that make their own are not."""
+    """Say whether the loss of a regime is comparable to others': those of models that predict the same labels are, and
+    those of models that make their own are not."""
     families = {planned.cell.family for planned in by_regime[regime]}
 
-    return regime != study.reference and all(
-        study.pretraining[family].labels is not None for family in families
-    )
+    return all(study.pretraining[family].labels is not None for family in families)
+
+
+def _compare(
+    study: Study, values: Mapping[str, Mapping[int, float]], regime: str
+) -> dict[str, dict[str, Any] | None]:
+    """Compare a number of a regime with that of each baseline; numbers are by regime and seed."""
+    return {
+        baseline: compare_seeds(values[regime], values[baseline])
+        for baseline in study.references
+        if baseline in values and baseline != regime
+    }
 
 
 def _gather_adaptation(
     study: Study, state: StudyState, out: Path, by_regime: Mapping[str, list[PlannedCell]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the curves by regime, step size, and whether the sources were heard; with the differences to the
-    reference's, of the loss and of the gain (the loss before the first step less that after) at each step."""
+    """Return the curves by regime, step size, and whether the sources were heard; with the differences to
+    each baseline's, of the loss and of the gain (the loss before the first step less that after) at each step."""
     result: dict[str, dict[str, Any]] = {}
 
     for lr in [] if study.adaptation is None else study.adaptation.lrs:
@@ -200,16 +210,13 @@ def _gather_adaptation(
                 found = result.setdefault(regime, {}).setdefault(f"{lr:g}", {})
                 found[group] = [summarize(at) for at in zip(*by_seed.values(), strict=True)]
 
-                if _can_compare(study, by_regime, regime) and study.reference in curves:
-                    reference = curves[study.reference]
-                    steps = range(len(found[group]))
+                if not _can_compare(study, by_regime, regime):
+                    continue
 
-                    found[f"{group}_difference"] = [
-                        compare_seeds(_pick(by_seed, k), _pick(reference, k)) for k in steps
-                    ]
-                    found[f"{group}_gain_difference"] = [
-                        compare_seeds(_pick_gain(by_seed, k), _pick_gain(reference, k))
-                        for k in steps
+                for key, pick in (("difference", _pick), ("gain_difference", _pick_gain)):
+                    found[f"{group}_{key}"] = [
+                        _compare(study, {r: pick(c, k) for r, c in curves.items()}, regime)
+                        for k in range(len(found[group]))
                     ]
 
     return result
@@ -218,7 +225,7 @@ def _gather_adaptation(
 def _gather_phones(
     study: Study, state: StudyState, out: Path, by_regime: Mapping[str, list[PlannedCell]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the mutual information with phones by regime and layer, with the difference to the reference's."""
+    """Return the mutual information with phones by regime and layer, with the differences to the baselines'."""
     result: dict[str, dict[str, Any]] = {}
 
     for layer in [] if study.phones is None else study.phones.layers:
@@ -235,12 +242,10 @@ def _gather_phones(
                     values.setdefault(regime, {})[planned.cell.seed] = phones.pnmi
 
         for regime, by_seed in values.items():
-            found: dict[str, Any] = {"pnmi": summarize(by_seed.values())}
-
-            if regime != study.reference and study.reference in values:
-                found["difference"] = compare_seeds(by_seed, values[study.reference])
-
-            result.setdefault(regime, {})[str(layer)] = found
+            result.setdefault(regime, {})[str(layer)] = {
+                "pnmi": summarize(by_seed.values()),
+                "difference": _compare(study, values, regime),
+            }
 
     return result
 
@@ -296,6 +301,7 @@ def read_results(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise InputError(f"{file}: cannot be read; run `eqssl study ... --tables` first.") from None
 
-    assert isinstance(content, dict)
+    if not isinstance(content, dict) or "baselines" not in content:
+        raise InputError(f"{file}: is of another version; run `eqssl study ... --tables` first.")
 
     return content

@@ -164,16 +164,16 @@ class Study:
     adaptation: AdaptationSection | None = None
     phones: PhonesSection | None = None
     tuning: TuningSection = field(default_factory=TuningSection)
-    baseline: str | None = None
-    """The regime that the others are compared with; by default the first."""
+    baselines: list[str] = field(default_factory=list)
+    """The regimes that each other is compared with; by default the first."""
 
     settings: Settings = field(default_factory=dict)
     """Of every pre-training."""
 
     @property
-    def reference(self) -> str:
-        """The regime that the others are compared with."""
-        return self.baseline or next(iter(self.regimes))
+    def references(self) -> list[str]:
+        """The regimes that each other is compared with."""
+        return self.baselines or [next(iter(self.regimes))]
 
 
 def read_study(file: Path) -> Study:
@@ -223,8 +223,7 @@ def _check(file: Path, study: Study) -> None:
 
     _check_sources(file, study)
 
-    if study.baseline is not None:
-        _require_known(f"{file}: `baseline`", [study.baseline], study.regimes, "regimes")
+    _require_known(f"{file}: `baselines`", study.baselines, study.regimes, "regimes")
 
     configs = [section.config for section in study.pretraining.values()]
     if finetuning is not None:

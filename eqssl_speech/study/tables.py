@@ -46,7 +46,7 @@ def list_tables(results: Mapping[str, Any]) -> list[Table]:
 
         tables += [
             replace(table, title=f"{table.title}: {where}")
-            for table in _list_group(group, results["baseline"])
+            for table in _list_group(group, results["baselines"])
         ]
 
     tables.append(_list_failed(results.get("failed", {})))
@@ -67,17 +67,19 @@ def render_results(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "Nothing is done yet."
 
 
-def _list_group(group: Mapping[str, Any], baseline: str) -> Iterable[Table]:
+def _list_group(group: Mapping[str, Any], baselines: Sequence[str]) -> Iterable[Table]:
     for amount, content in group["finetuning"].items():
         for unit in ("cer", "wer"):
             yield _list_rates(content, unit, amount)
-            yield _list_differences(content, unit, amount, baseline)
+
+            for baseline in baselines:
+                yield _list_differences(content, unit, amount, baseline)
 
         yield _list_training(content, amount)
 
-    yield from _list_adaptation(group["adaptation"], baseline)
-    yield _list_phones(group.get("phones", {}), baseline)
-    yield _list_pretraining(group["pretraining"], baseline)
+    yield from _list_adaptation(group["adaptation"], baselines)
+    yield _list_phones(group.get("phones", {}), baselines)
+    yield _list_pretraining(group["pretraining"], baselines)
 
 
 def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
@@ -86,6 +88,7 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
             regime,
             _count_seeds(row["num_seeds"].values()),
             *(_show_interval(row[unit].get(scope)) for scope in content["scopes"]),
+            *([f"{100 * row['worst_cer']:.1f}"] if unit == "cer" else []),
         ]
         for regime, row in content["regimes"].items()
     ]
@@ -93,21 +96,20 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
     return Table(
         f"{unit.upper()}, {amount}",
         "In percent, with 95 % intervals over seeds and utterances; of one seed, they say nothing about seeds.",
-        ["regime", "seeds", *content["scopes"]],
+        ["regime", "seeds", *content["scopes"], *(["worst"] if unit == "cer" else [])],
         rows,
     )
 
 
 def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> Table:
-    key = f"{unit}_difference"
     rows = [
         [
             regime,
-            _count_seeds(x["num_seeds"] for x in row[key].values()),
-            *(_show_difference(row[key].get(scope)) for scope in content["scopes"]),
+            _count_seeds(x["num_seeds"] for x in found.values()),
+            *(_show_difference(found.get(scope)) for scope in content["scopes"]),
         ]
         for regime, row in content["regimes"].items()
-        if key in row
+        if (found := row.get(f"{unit}_difference", {}).get(baseline))
     ]
 
     return Table(
@@ -152,7 +154,7 @@ def _list_training(content: Mapping[str, Any], amount: str) -> Table:
     )
 
 
-def _list_adaptation(adaptation: Mapping[str, Any], baseline: str) -> Iterable[Table]:
+def _list_adaptation(adaptation: Mapping[str, Any], baselines: Sequence[str]) -> Iterable[Table]:
     for lr in dict.fromkeys(lr for found in adaptation.values() for lr in found):
         curves = {regime: found[lr] for regime, found in adaptation.items() if lr in found}
         groups = [g for g in (SEEN, UNSEEN) if any(g in found for found in curves.values())]
@@ -175,34 +177,51 @@ def _list_adaptation(adaptation: Mapping[str, Any], baseline: str) -> Iterable[T
             ],
         )
 
-        for what, key, better in (
-            ("loss", "difference", "below"),
-            ("gain (loss before less loss after)", "gain_difference", "above"),
-        ):
-            yield Table(
-                f"Adaptation with steps of {lr}, {what} against {baseline}",
-                f"The difference in bits, seed by seed, {better} 0 where it is better; {_STUDENT}",
-                ["regime", "seeds", *(f"{group} {k}" for group, k in places)],
-                [
-                    [
-                        regime,
-                        _count_seeds(
-                            estimate["num_seeds"]
-                            for g in groups
-                            if (estimate := _at(found.get(f"{g}_{key}"), 0))
-                        ),
-                        *(
-                            _show_difference(_at(found.get(f"{g}_{key}"), k), 3, 1.0)
-                            for g, k in places
-                        ),
-                    ]
-                    for regime, found in curves.items()
-                    if any(f"{g}_{key}" in found for g in groups)
-                ],
+        for baseline in baselines:
+            yield _list_adapted_differences(
+                f"Adaptation with steps of {lr}, loss against {baseline}",
+                "difference",
+                baseline,
+                curves,
+                places,
+            )
+            yield _list_adapted_differences(
+                f"Adaptation with steps of {lr}, gain (loss before less loss after) against {baseline}",
+                "gain_difference",
+                baseline,
+                curves,
+                [(group, k) for group, k in places if k > 0],
             )
 
 
-def _list_phones(phones: Mapping[str, Any], baseline: str) -> Table:
+def _list_adapted_differences(
+    title: str,
+    key: str,
+    baseline: str,
+    curves: Mapping[str, Any],
+    places: Sequence[tuple[str, int]],
+) -> Table:
+    rows = []
+
+    for regime, found in curves.items():
+        estimates = [
+            (_at(found.get(f"{group}_{key}"), k) or {}).get(baseline) for group, k in places
+        ]
+        if any(estimates):
+            seeds = _count_seeds(estimate["num_seeds"] for estimate in estimates if estimate)
+            rows.append([regime, seeds, *(_show_difference(e, 3, 1.0) for e in estimates)])
+
+    better = "below" if key == "difference" else "above"
+
+    return Table(
+        title,
+        f"The difference in bits, seed by seed, {better} 0 where it is better; {_STUDENT}",
+        ["regime", "seeds", *(f"{group} {k}" for group, k in places)],
+        rows,
+    )
+
+
+def _list_phones(phones: Mapping[str, Any], baselines: Sequence[str]) -> Table:
     layers = list(dict.fromkeys(layer for found in phones.values() for layer in found))
     rows = []
 
@@ -212,7 +231,8 @@ def _list_phones(phones: Mapping[str, Any], baseline: str) -> Table:
 
         for value in values:
             rows[-1].append(_show_spread(value.get("pnmi"), 3))
-            rows[-1].append(_show_difference(value.get("difference"), 3, 1.0))
+            differences = value.get("difference", {})
+            rows[-1] += [_show_difference(differences.get(b), 3, 1.0) for b in baselines]
 
     return Table(
         "Phones",
@@ -221,7 +241,11 @@ def _list_phones(phones: Mapping[str, Any], baseline: str) -> Table:
         [
             "regime",
             "seeds",
-            *(head for layer in layers for head in (f"layer {layer}", f"against {baseline}")),
+            *(
+                head
+                for layer in layers
+                for head in (f"layer {layer}", *(f"against {b}" for b in baselines))
+            ),
         ],
         rows,
     )
@@ -231,13 +255,16 @@ def _at(values: Sequence[Any] | None, index: int) -> Any:
     return values[index] if values is not None and index < len(values) else None
 
 
-def _list_pretraining(pretraining: Mapping[str, Any], baseline: str) -> Table:
+def _list_pretraining(pretraining: Mapping[str, Any], baselines: Sequence[str]) -> Table:
     rows = [
         [
             regime,
             str(row["num_seeds"]),
             _show_spread(row["plain_loss"], 3),
-            _show_difference(row.get("plain_loss_difference"), 3, 1.0),
+            *(
+                _show_difference(row.get("plain_loss_difference", {}).get(baseline), 3, 1.0)
+                for baseline in baselines
+            ),
             _show_spread(row["adapted_loss"], 3),
             _show_spread(row["accuracy"], 3),
             _show_spread(row["code_share"], 2),
@@ -258,7 +285,7 @@ def _list_pretraining(pretraining: Mapping[str, Any], baseline: str) -> Table:
             "regime",
             "seeds",
             "loss",
-            f"against {baseline}",
+            *(f"against {baseline}" for baseline in baselines),
             "adapted",
             "accuracy",
             "codes",

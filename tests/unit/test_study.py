@@ -117,7 +117,7 @@ def test_the_recipe_is_a_study() -> None:
     ("changes", "error"),
     [
         ({"cells": []}, "`cells` is empty"),
-        ({"baseline": "best"}, "`baseline` names `best`, which `regimes` does not define"),
+        ({"baselines": ["best"]}, "`baselines` names `best`, which `regimes` does not define"),
         ({"sources": ["a", "c"]}, "`c` is listed as unseen, but `sources` names it"),
         ({"colour": 1}, "colour"),
         ({"pretraining": {"hubert": {"config": "x.yaml"}}}, "there is no file `.*x.yaml`"),

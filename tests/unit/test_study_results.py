@@ -1,69 +1,142 @@
-"""What a study has come to is gathered by family and way of counting."""
+"""What a study has come to is gathered by family and way of counting, and compared with each baseline."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from eqssl_speech.study.planner import Planner
 from eqssl_speech.study.results import write_results
 from eqssl_speech.study.state import Attempt, StudyState
-from eqssl_speech.study.study_file import read_study
+from eqssl_speech.study.study_file import Study, read_study
+from eqssl_speech.study.tables import list_tables
+
+PRE_TRAINING = {
+    "dataset": {"audio_seconds_per_update": 48},
+    "regime": {"num_steps": 300},
+    "equilibrium": {"num_inner_steps": 1},
+}
 
 
-def write_study(directory: Path) -> Path:
-    file = directory / "study.yaml"
-    content = {
-        "sources": ["a"],
-        "pretraining": {"wav2vec2": {"config": "w.yaml"}},
-        "regimes": {"plain": {"settings": {"equilibrium": None}}, "last-1": {}},
-        "cells": [
-            {"families": ["wav2vec2"], "regimes": ["plain", "last-1"], "seeds": [1]},
-            {
-                "families": ["wav2vec2"],
-                "regimes": ["last-1"],
-                "seeds": [1],
-                "counting": "updates",
-            },
-        ],
-    }
-    YAML(typ="safe", pure=True).dump(content, file)
-    YAML(typ="safe", pure=True).dump(
-        {
-            "dataset": {"audio_seconds_per_update": 48},
-            "regime": {"num_steps": 300},
-            "equilibrium": {"num_inner_steps": 1},
-        },
-        directory / "w.yaml",
-    )
+class FinishedStudy:
+    """A study of HuBERT whose jobs are done by writing what they would."""
 
-    return file
+    def __init__(self, directory: Path, **changes: Any) -> None:
+        content = {
+            "sources": ["a"],
+            "pretraining": {"hubert": {"config": "w.yaml", "labels": []}},
+            "regimes": {"plain": {"settings": {"equilibrium": None}}, "last-1": {}},
+            **changes,
+        }
+        yaml = YAML(typ="safe", pure=True)
+        yaml.dump(content, directory / "study.yaml")
+        yaml.dump(PRE_TRAINING, directory / "w.yaml")
+
+        self.study: Study = read_study(directory / "study.yaml")
+        self.out = directory / "out"
+        self.planner = Planner(self.study, directory, directory / "corpus", self.out)
+        self.state = StudyState(directory, directory / "corpus", self.out)
+        self.jobs = {job.name: job for job in self.planner.list_jobs()}
+
+    def finish(self, name: str, files: dict[str, Any]) -> None:
+        job = self.jobs[name]
+
+        for file, content in files.items():
+            path = self.out / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content) + "\n")
+
+        self.state.find(name, "log").parent.mkdir(parents=True, exist_ok=True)
+        self.state.begin(job, ["anything"])
+        self.state.add_attempt(job, Attempt(commit=None, status=0, wall_s=60.0))
+        self.state.finish(job, 0)
+
+    def pretrain(self, cell: str, loss: float) -> None:
+        row = {"Step": 300, "plain_loss": loss}
+        self.finish(f"pretrain/{cell}", {f"metrics/{s}.jsonl": row for s in ("train", "valid")})
+
+    def gather(self) -> dict[str, Any]:
+        return write_results(self.study, self.planner, self.state, self.out)
 
 
 def test_a_way_of_counting_is_there_once_it_says_something_else(tmp_path: Path) -> None:
-    study = read_study(write_study(tmp_path))
-    corpus, out = tmp_path / "corpus", tmp_path / "out"
-    planner, state = Planner(study, tmp_path, corpus, out), StudyState(tmp_path, corpus, out)
-    jobs = {job.name: job for job in planner.list_jobs()}
-    rows = {}
+    cells = {"families": ["hubert"], "seeds": [1]}
+    study = FinishedStudy(
+        tmp_path,
+        cells=[
+            {**cells, "regimes": ["plain", "last-1"]},
+            {**cells, "regimes": ["last-1"], "counting": "updates"},
+        ],
+    )
+    found = {}
 
     for name in ("plain/audio", "last-1/audio", "last-1/updates"):
-        job = jobs[f"pretrain/wav2vec2/{name}/seed-1"]
-        state.find(job.name, "log").parent.mkdir(parents=True)
-        metrics = out / job.name / "metrics"
-        metrics.mkdir(parents=True)
-        for split in ("train", "valid"):
-            (metrics / f"{split}.jsonl").write_text('{"Step": 300, "plain_loss": 4.0}\n')
-        state.begin(job, job.make_command())
-        state.add_attempt(job, Attempt(commit=None, status=0, wall_s=60.0))
-        state.finish(job, 0)
+        study.pretrain(f"hubert/{name}/seed-1", 4.0)
+        groups = study.gather()["groups"]
+        found[name] = {group["counting"]: set(group["pretraining"]) for group in groups}
 
-        groups = write_results(study, planner, state, out)["groups"]
-        rows[name] = {group["counting"]: set(group["pretraining"]) for group in groups}
-
-    assert rows == {
+    assert found == {
         "plain/audio": {"audio": {"plain"}},
         "last-1/audio": {"audio": {"plain", "last-1"}},
         "last-1/updates": {"audio": {"plain", "last-1"}, "updates": {"plain", "last-1"}},
     }
+
+
+def test_each_regime_is_compared_with_each_baseline(tmp_path: Path) -> None:
+    study = FinishedStudy(
+        tmp_path,
+        regimes={
+            "plain": {"settings": {"equilibrium": None}},
+            "mixed": {"settings": {"equilibrium": None, "dataset.regime": "mixed"}},
+            "last-1": {},
+        },
+        baselines=["plain", "mixed"],
+        adaptation={"seen": ["a"], "lrs": [0.01]},
+        cells=[{"families": ["hubert"], "regimes": ["plain", "mixed", "last-1"], "seeds": [1, 2]}],
+    )
+    losses = {"plain": 4.5, "mixed": 4.25, "last-1": 4.0}
+
+    for regime, loss in losses.items():
+        for seed in (1, 2):
+            study.pretrain(f"hubert/{regime}/audio/seed-{seed}", loss)
+            study.finish(
+                f"adapt/hubert/{regime}/audio/seed-{seed}/seen/lr=0.01",
+                {
+                    "adaptation.json": {
+                        "version": 1,
+                        "sources": {"a": {"losses": [loss, loss - 0.5 * (regime == "last-1")]}},
+                    }
+                },
+            )
+
+    results = study.gather()
+    (group,) = results["groups"]
+
+    for regime, loss in losses.items():
+        others = {b: loss - losses[b] for b in ("plain", "mixed") if b != regime}
+        differences = group["pretraining"][regime]["plain_loss_difference"]
+        assert {b: d["value"] for b, d in differences.items()} == pytest.approx(others)
+
+    adapted = group["adaptation"]["last-1"]["0.01"]
+    assert [d["mixed"]["value"] for d in adapted["seen_difference"]] == [-0.25, -0.75]
+    assert [d["mixed"]["value"] for d in adapted["seen_gain_difference"]] == [0.0, 0.5]
+
+    tables = {table.title: table for table in list_tables(results)}
+    where = "hubert, equal audio per update"
+    gain = tables[
+        f"Adaptation with steps of 0.01, gain (loss before less loss after) against mixed: {where}"
+    ]
+    assert list(gain.head) == ["regime", "seeds", "seen 1"]
+    assert [row[0] for row in gain.rows] == ["plain", "last-1"]
+    assert gain.rows[1][2].startswith("+0.500 (")
+
+    pretraining = tables[f"Pre-training: {where}"]
+    assert [row[3:5] for row in pretraining.rows] == [
+        ["", "+0.250 (+0.250 to +0.250)"],
+        ["-0.250 (-0.250 to -0.250)", ""],
+        ["-0.500 (-0.500 to -0.500)", "-0.250 (-0.250 to -0.250)"],
+    ]
