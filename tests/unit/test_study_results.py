@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from eqssl_speech.report.page.drawing import draw_differences, make_grid
+from eqssl_speech.report.page.inputs import NamedStudy
+from eqssl_speech.report.page.study_figures import draw_study
 from eqssl_speech.study.planner import Planner
 from eqssl_speech.study.results import write_results
 from eqssl_speech.study.state import Attempt, StudyState
@@ -134,9 +137,34 @@ def test_each_regime_is_compared_with_each_baseline(tmp_path: Path) -> None:
     assert [row[0] for row in gain.rows] == ["plain", "last-1"]
     assert gain.rows[1][2].startswith("+0.500 (")
 
+    pictures = {picture.title: picture for picture in draw_study(NamedStudy("s", results))}
+    assert set(pictures) == {
+        f"s: adaptation with steps of 0.01{against}: {where}"
+        for against in ("", ", against plain", ", against mixed")
+    }
+    assert all(picture.png.startswith(b"\x89PNG") for picture in pictures.values())
+
     pretraining = tables[f"Pre-training: {where}"]
     assert [row[3:5] for row in pretraining.rows] == [
         ["", "+0.250 (+0.250 to +0.250)"],
         ["-0.250 (-0.250 to -0.250)", ""],
         ["-0.500 (-0.500 to -0.500)", "-0.250 (-0.250 to -0.250)"],
     ]
+
+
+def test_differences_are_drawn_where_they_are() -> None:
+    _, (axes,) = make_grid(1)
+    draw_differences(
+        axes, ["x", "y"], {"few": [(-0.5, (-0.75, 0.25)), None], "many": [None, (0.25, None)]}
+    )
+
+    few, many = axes.containers
+    marker, _, (whiskers,) = few.lines
+    assert marker.get_ydata().tolist() == [-0.5]
+    assert [line[:, 1].tolist() for line in whiskers.get_segments()] == [[-0.75, 0.25]]
+
+    marker, _, (whiskers,) = many.lines
+    # Of the second group, and without whiskers.
+    assert round(float(marker.get_xdata()[0])) == 1
+    assert [line[:, 1].tolist() for line in whiskers.get_segments()] == [[0.25, 0.25]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y"]

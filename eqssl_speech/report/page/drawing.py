@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eqssl_speech.report.picture import HATCHES
+from eqssl_speech.report.picture import HATCHES, make_styles
 from eqssl_speech.report.runs import History, get_number
 
 _NUM_COLUMNS: Final = 3
@@ -74,6 +74,42 @@ def draw_bars(
 
     axes.set_xticks(range(len(groups)), groups)
     axes.margins(y=0.1)
+
+
+def draw_differences(
+    axes: Axes,
+    groups: Sequence[str],
+    points: Mapping[str, Sequence[tuple[float, tuple[float, float] | None] | None]],
+) -> None:
+    """Draw differences from 0 with whiskers.
+
+    :param groups: The groups, on the horizontal axis.
+    :param points: By label, a difference and its interval for each group.
+    """
+    axes.axhline(0.0, color="0.5", linewidth=0.9)
+
+    for number, (label, values) in enumerate(points.items()):
+        color, marker, _ = make_styles(len(points))[number]
+        offset = (number - (len(points) - 1) / 2) * 0.6 / len(points)
+        known = [
+            (i + offset, v[0], v[1] or (v[0], v[0])) for i, v in enumerate(values) if v is not None
+        ]
+
+        axes.errorbar(
+            [x for x, _, _ in known],
+            [y for _, y, _ in known],
+            yerr=([y - low for _, y, (low, _) in known], [high - y for _, y, (_, high) in known]),
+            color=color,
+            marker=marker,
+            linestyle="none",
+            capsize=3,
+            linewidth=1.0,
+            markersize=5,
+            label=label,
+        )
+
+    axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
+    axes.set_xlim(-0.5, len(groups) - 0.5)
 
 
 def make_grid(num: int, width: float | None = None) -> tuple[Figure, list[Axes]]:

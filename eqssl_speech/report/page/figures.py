@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from eqssl_speech.report.page.charts import CTC, FINETUNING, LOSSES, OF_PRETRAINING, RATES, Chart
 from eqssl_speech.report.page.drawing import (
@@ -26,10 +25,9 @@ from eqssl_speech.report.page.inputs import (
     ReportInput,
     TrainingRun,
 )
+from eqssl_speech.report.page.study_figures import draw_study
 from eqssl_speech.report.picture import draw_line, make_styles
 from eqssl_speech.report.runs import get_number
-from eqssl_speech.study.jobs import SEEN, UNSEEN
-from eqssl_speech.study.tables import COUNTINGS
 
 _MAX_NUM_PANELS: Final = 12
 
@@ -53,7 +51,7 @@ def draw_all(inputs: Sequence[ReportInput]) -> list[Picture]:
 
     for study in inputs:
         if isinstance(study, NamedStudy):
-            pictures += _draw_study(study)
+            pictures += draw_study(study)
 
     return _make_names_unique([picture for picture in pictures if picture is not None])
 
@@ -221,75 +219,3 @@ def _draw_adaptations(adaptations: Sequence[NamedAdaptation]) -> Picture | None:
         "The validation loss after so many steps of gradient descent on one source, from the shared parameters at 0. A "
         "model that has learned to adapt falls fast; one that has let go of its shared parameters begins high.",
     )
-
-
-def _draw_study(study: NamedStudy) -> Iterable[Picture]:
-    for group in study.results["groups"]:
-        where = f"{group['family']}, {COUNTINGS[group['counting']]}"
-
-        for amount, content in group["finetuning"].items():
-            rows = content["regimes"]
-            scopes = [s for s in (SEEN, UNSEEN) if any(s in row["cer"] for row in rows.values())]
-            if not scopes:
-                continue
-
-            figure, (axes,) = make_grid(1, width=2.0 + 0.5 * len(rows) * len(scopes))
-            rates = {
-                regime: [row["cer"].get(scope) for scope in scopes] for regime, row in rows.items()
-            }
-            draw_bars(
-                axes,
-                scopes,
-                {
-                    regime: [x and (x["value"], (x["low"], x["high"])) for x in values]
-                    for regime, values in rates.items()
-                },
-            )
-            axes.set_ylabel("CER, percent")
-
-            yield finish(
-                figure,
-                [axes],
-                f"{study.name} {where} {amount}",
-                f"{study.name}: CER, {amount}: {where}",
-                "Character error rates of recognisers of languages that pre-training has heard and of others. Lower is "
-                "better; the whiskers are 95 % intervals over seeds and utterances.",
-            )
-
-        yield from _draw_study_adaptation(study.name, where, group["adaptation"])
-
-
-def _draw_study_adaptation(
-    name: str, where: str, adaptation: Mapping[str, Any]
-) -> Iterable[Picture]:
-    for lr in dict.fromkeys(lr for found in adaptation.values() for lr in found):
-        curves = {regime: found[lr] for regime, found in adaptation.items() if lr in found}
-        scopes = [s for s in (SEEN, UNSEEN) if any(s in found for found in curves.values())]
-        figure, panels = make_grid(len(scopes))
-
-        for axes, scope in zip(panels, scopes, strict=True):
-            for (regime, found), style in zip(
-                curves.items(), make_styles(len(curves)), strict=True
-            ):
-                # Of a regime of which a run has diverged by then, there is no mean.
-                means = [x["mean"] if x else None for x in found.get(scope, [])]
-                draw_line(
-                    axes,
-                    range(len(means)),
-                    [math.nan if x is None else x for x in means],
-                    regime,
-                    style,
-                )
-
-            axes.set_title(f"{scope} sources", fontsize=10)
-            axes.set_xlabel("steps on a source")
-            axes.set_ylabel("bits")
-
-        yield finish(
-            figure,
-            panels,
-            f"{name} {where} adaptation {lr}",
-            f"{name}: adaptation with steps of {lr}: {where}",
-            "The validation loss after so many steps on one source, averaged over sources and seeds. A line ends where "
-            "a run diverges.",
-        )

@@ -1,0 +1,136 @@
+"""The pictures of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from eqssl_speech.report.page.drawing import Picture, draw_bars, draw_differences, finish, make_grid
+from eqssl_speech.report.page.inputs import NamedStudy
+from eqssl_speech.report.picture import draw_line, make_styles
+from eqssl_speech.study.jobs import SEEN, UNSEEN
+from eqssl_speech.study.statistics import MIN_NUM_SEEDS
+from eqssl_speech.study.tables import COUNTINGS
+
+
+def draw_study(study: NamedStudy) -> Iterable[Picture]:
+    """Draw error rates and adaptation curves, and how adapted losses differ from those of the baselines."""
+    for group in study.results["groups"]:
+        where = f"{group['family']}, {COUNTINGS[group['counting']]}"
+
+        for amount, content in group["finetuning"].items():
+            rows = content["regimes"]
+            scopes = [s for s in (SEEN, UNSEEN) if any(s in row["cer"] for row in rows.values())]
+            if not scopes:
+                continue
+
+            figure, (axes,) = make_grid(1, width=2.0 + 0.5 * len(rows) * len(scopes))
+            rates = {
+                regime: [row["cer"].get(scope) for scope in scopes] for regime, row in rows.items()
+            }
+            draw_bars(
+                axes,
+                scopes,
+                {
+                    regime: [x and (x["value"], (x["low"], x["high"])) for x in values]
+                    for regime, values in rates.items()
+                },
+            )
+            axes.set_ylabel("CER, percent")
+
+            yield finish(
+                figure,
+                [axes],
+                f"{study.name} {where} {amount}",
+                f"{study.name}: CER, {amount}: {where}",
+                "Character error rates of recognisers of languages that pre-training has heard and of others. Lower is "
+                "better; the whiskers are 95 % intervals over seeds and utterances.",
+            )
+
+        for lr in dict.fromkeys(lr for found in group["adaptation"].values() for lr in found):
+            curves = {r: found[lr] for r, found in group["adaptation"].items() if lr in found}
+            scopes = [s for s in (SEEN, UNSEEN) if any(s in found for found in curves.values())]
+            name, title = f"{study.name} {where} adaptation {lr}", f"adaptation with steps of {lr}"
+
+            yield _draw_curves(curves, scopes, name, f"{study.name}: {title}: {where}")
+
+            for baseline in study.results["baselines"]:
+                if any(f"{s}_difference" in found for found in curves.values() for s in scopes):
+                    yield _draw_differences(
+                        curves,
+                        scopes,
+                        baseline,
+                        f"{name} against {baseline}",
+                        f"{study.name}: {title}, against {baseline}: {where}",
+                    )
+
+
+def _draw_curves(
+    curves: Mapping[str, Any], scopes: Sequence[str], name: str, title: str
+) -> Picture:
+    figure, panels = make_grid(len(scopes))
+
+    for axes, scope in zip(panels, scopes, strict=True):
+        for (regime, found), style in zip(curves.items(), make_styles(len(curves)), strict=True):
+            # Of a regime of which a run has diverged by then, there is no mean.
+            means = [x["mean"] if x else None for x in found.get(scope, [])]
+            values = [math.nan if x is None else x for x in means]
+            draw_line(axes, range(len(means)), values, regime, style)
+
+        axes.set_title(f"{scope} sources", fontsize=10)
+        axes.set_xlabel("steps on a source")
+        axes.set_ylabel("bits")
+
+    return finish(
+        figure,
+        panels,
+        name,
+        title,
+        "The validation loss after so many steps on one source, averaged over sources and seeds. A line ends where a "
+        "run diverges.",
+    )
+
+
+def _draw_differences(
+    curves: Mapping[str, Any], scopes: Sequence[str], baseline: str, name: str, title: str
+) -> Picture:
+    regimes = [regime for regime in curves if regime != baseline]
+    figure, panels = make_grid(len(scopes), width=2.0 + 0.75 * len(regimes) * len(scopes))
+
+    for axes, scope in zip(panels, scopes, strict=True):
+        found = [curves[regime].get(f"{scope}_difference", []) for regime in regimes]
+        last = max(map(len, found)) - 1
+        steps = [k for k in (0, 1) if k < last] + [last]
+
+        draw_differences(
+            axes,
+            regimes,
+            {
+                f"after {k} step{'s' * (k != 1)}": [_read_interval(x, k, baseline) for x in found]
+                for k in steps
+            },
+        )
+        axes.set_title(f"{scope} sources", fontsize=10)
+        axes.set_ylabel("bits")
+
+    return finish(
+        figure,
+        panels,
+        name,
+        title,
+        f"How much higher the validation loss is than that of {baseline}, seed by seed: below 0 is better. The "
+        f"whiskers are 95 % intervals of the mean over seeds, by Student's t, of at least {MIN_NUM_SEEDS} seeds.",
+    )
+
+
+def _read_interval(
+    differences: Sequence[Mapping[str, Any]], step: int, baseline: str
+) -> tuple[float, tuple[float, float] | None] | None:
+    estimate = differences[step].get(baseline) if step < len(differences) else None
+    if estimate is None:
+        return None
+
+    has_interval = estimate["num_seeds"] >= MIN_NUM_SEEDS
+
+    return estimate["value"], (estimate["low"], estimate["high"]) if has_interval else None
