@@ -12,7 +12,13 @@ from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import Cell, PlannedCell
 from eqssl_speech.study.jobs import FINETUNE, SEEN, TEST, UNSEEN
 from eqssl_speech.study.state import StudyState
-from eqssl_speech.study.statistics import Resampler, SeedCounts, UtteranceCounts, summarize
+from eqssl_speech.study.statistics import (
+    Resampler,
+    SeedCounts,
+    UtteranceCounts,
+    compare_seeds,
+    summarize,
+)
 from eqssl_speech.study.study_file import Study
 
 _UNITS: Final = {"cer": 1, "wer": 0}
@@ -41,7 +47,7 @@ def gather_recognition(
     assert section is not None
 
     counts: dict[str, dict[int, dict[str, UtteranceCounts]]] = {}
-    extras: dict[str, dict[str, Any]] = {}
+    losses: dict[str, dict[int, dict[str, float]]] = {}
 
     for regime, cells in by_regime.items():
         for planned in cells:
@@ -49,7 +55,9 @@ def gather_recognition(
             if found:
                 counts.setdefault(regime, {})[planned.cell.seed] = found
 
-        extras[regime] = _gather_training(state, out, cells, amount, section.sources)
+            losses.setdefault(regime, {})[planned.cell.seed] = _read_losses(
+                state, out, planned.cell, amount, section.sources
+            )
 
     parts = {SEEN: section.seen, UNSEEN: section.unseen, "all": section.sources}
     scopes = {
@@ -60,7 +68,10 @@ def gather_recognition(
     rows: dict[str, Any] = {}
 
     for regime, seeds in counts.items():
-        row: dict[str, Any] = {"num_seeds": {}, "training": extras[regime]}
+        row: dict[str, Any] = {
+            "num_seeds": {},
+            "goals": _gather_goals(state, out, by_regime[regime], amount, section.sources),
+        }
 
         for scope, sources in scopes.items():
             complete = _pick_complete(seeds, sources)
@@ -85,7 +96,7 @@ def gather_recognition(
             row["worst_cer"] = max(
                 row["cer"][s]["value"] for s in section.sources if s in row["cer"]
             )
-            rows[regime] = row
+            rows[regime] = row | _compare_losses(study, losses, regime, scopes)
 
     return {"scopes": list(scopes), "regimes": rows}
 
@@ -109,28 +120,68 @@ def _read_cell(
     return found
 
 
-def _gather_training(
+def _compare_losses(
+    study: Study,
+    losses: Mapping[str, Mapping[int, Mapping[str, float]]],
+    regime: str,
+    scopes: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Return the lowest validation loss of a regime by scope, and the differences to each baseline's."""
+    spreads: dict[str, Any] = {}
+    differences: dict[str, dict[str, Any]] = {}
+
+    for scope, sources in scopes.items():
+        macro = {r: _average(by_seed, sources) for r, by_seed in losses.items()}
+
+        if macro[regime]:
+            spreads[scope] = summarize(macro[regime].values())
+
+            for baseline in study.references:
+                if baseline in macro and baseline != regime:
+                    found = compare_seeds(macro[regime], macro[baseline])
+                    differences.setdefault(baseline, {})[scope] = found
+
+    return {"ctc_loss": spreads, "ctc_loss_difference": differences}
+
+
+def _average(
+    by_seed: Mapping[int, Mapping[str, float]], sources: Sequence[str]
+) -> dict[int, float]:
+    """Return the macro average of the seeds of which there are all sources."""
+    return {
+        seed: mean(values[source] for source in sources)
+        for seed, values in by_seed.items()
+        if set(sources) <= set(values)
+    }
+
+
+def _read_losses(
+    state: StudyState, out: Path, cell: Cell, amount: str, sources: list[str]
+) -> dict[str, float]:
+    """Return the lowest validation loss by source."""
+    losses = {}
+
+    for source in sources:
+        history = _read_validation(state, out, cell, amount, source)
+        known = [x for row in history.values() if (x := get_number(row, "ctc_loss")) is not None]
+
+        if known:
+            losses[source] = min(known)
+
+    return losses
+
+
+def _gather_goals(
     state: StudyState, out: Path, cells: Sequence[PlannedCell], amount: str, sources: list[str]
 ) -> dict[str, Any]:
-    """Return the lowest validation loss by source, and the updates until the error rate was below each goal."""
-    losses: dict[str, list[float]] = {}
+    """Return by goal how many trainings came so far, of how many, and after how many updates those did on average."""
     steps: dict[int, list[float | None]] = {}
 
     for planned in cells:
         for source in sources:
-            name = f"{FINETUNE}/{planned.cell.name}/{amount}/{source}"
-            file = out / name / "metrics" / "valid.jsonl"
+            history = _read_validation(state, out, planned.cell, amount, source)
 
-            if state.read(name) is None or not file.is_file():
-                continue
-
-            history = read_history(file)
-            found = [get_number(row, "ctc_loss") for row in history.values()]
-            known = [x for x in found if x is not None]
-            if known:
-                losses.setdefault(source, []).append(min(known))
-
-            for goal in _CER_GOALS:
+            for goal in _CER_GOALS if history else ():
                 reached = [
                     step
                     for step, row in history.items()
@@ -139,14 +190,20 @@ def _gather_training(
                 steps.setdefault(goal, []).append(min(reached, default=None))
 
     return {
-        "ctc_loss": {source: summarize(values) for source, values in losses.items()},
-        # How many of the trainings came so far, and after how many updates those did on average.
-        "goals": {
-            str(goal): {
-                "reached": sum(x is not None for x in values),
-                "of": len(values),
-                "mean_step": mean(x for x in values if x is not None) if any(values) else None,
-            }
-            for goal, values in steps.items()
-        },
+        str(goal): {
+            "reached": sum(x is not None for x in values),
+            "of": len(values),
+            "mean_step": mean(x for x in values if x is not None) if any(values) else None,
+        }
+        for goal, values in steps.items()
     }
+
+
+def _read_validation(
+    state: StudyState, out: Path, cell: Cell, amount: str, source: str
+) -> Mapping[int, Mapping[str, Any]]:
+    """Return what the validations of a training that is done have found, by update."""
+    name = f"{FINETUNE}/{cell.name}/{amount}/{source}"
+    file = out / name / "metrics" / "valid.jsonl"
+
+    return {} if state.read(name) is None or not file.is_file() else read_history(file)

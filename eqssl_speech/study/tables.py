@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, final
+from dataclasses import replace
+from typing import Any, Final
 
 from eqssl_speech.study.jobs import SEEN, UNSEEN
-from eqssl_speech.study.statistics import MIN_NUM_SEEDS
+from eqssl_speech.study.recognition_tables import list_recognition
+from eqssl_speech.study.table import STUDENT, Table, count_seeds, show_difference, show_spread
 
 COUNTINGS: Final = {
     "audio": "equal audio per update",
@@ -15,26 +16,6 @@ COUNTINGS: Final = {
     "gradients": "equal gradient evaluations",
 }
 """What is said of each way of counting."""
-
-
-_STUDENT: Final = (
-    "in brackets the 95 % interval of its mean over seeds, by Student's t; * marks intervals without 0, of at least "
-    f"{MIN_NUM_SEEDS} seeds."
-)
-
-
-@final
-@dataclass(frozen=True)
-class Table:
-    """A table."""
-
-    title: str
-
-    note: str
-    """What the numbers are."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def list_tables(results: Mapping[str, Any]) -> list[Table]:
@@ -69,89 +50,11 @@ def render_results(results: Mapping[str, Any]) -> str:
 
 def _list_group(group: Mapping[str, Any], baselines: Sequence[str]) -> Iterable[Table]:
     for amount, content in group["finetuning"].items():
-        for unit in ("cer", "wer"):
-            yield _list_rates(content, unit, amount)
-
-            for baseline in baselines:
-                yield _list_differences(content, unit, amount, baseline)
-
-        yield _list_training(content, amount)
+        yield from list_recognition(content, amount, baselines)
 
     yield from _list_adaptation(group["adaptation"], baselines)
     yield _list_phones(group.get("phones", {}), baselines)
     yield _list_pretraining(group["pretraining"], baselines)
-
-
-def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
-    rows = [
-        [
-            regime,
-            _count_seeds(row["num_seeds"].values()),
-            *(_show_interval(row[unit].get(scope)) for scope in content["scopes"]),
-            *([f"{100 * row['worst_cer']:.1f}"] if unit == "cer" else []),
-        ]
-        for regime, row in content["regimes"].items()
-    ]
-
-    return Table(
-        f"{unit.upper()}, {amount}",
-        "In percent, with 95 % intervals over seeds and utterances; of one seed, they say nothing about seeds.",
-        ["regime", "seeds", *content["scopes"], *(["worst"] if unit == "cer" else [])],
-        rows,
-    )
-
-
-def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> Table:
-    rows = [
-        [
-            regime,
-            _count_seeds(x["num_seeds"] for x in found.values()),
-            *(_show_difference(found.get(scope)) for scope in content["scopes"]),
-        ]
-        for regime, row in content["regimes"].items()
-        if (found := row.get(f"{unit}_difference", {}).get(baseline))
-    ]
-
-    return Table(
-        f"{unit.upper()} against {baseline}, {amount}",
-        "The difference in points, below 0 where it is better, seed by seed and on the same draws of utterances; "
-        f"* marks intervals without 0, of at least {MIN_NUM_SEEDS} seeds.",
-        ["regime", "seeds", *content["scopes"]],
-        rows,
-    )
-
-
-def _list_training(content: Mapping[str, Any], amount: str) -> Table:
-    goals = list(
-        dict.fromkeys(
-            goal for row in content["regimes"].values() for goal in row["training"]["goals"]
-        )
-    )
-    sources = [s for s in content["scopes"] if s not in (SEEN, UNSEEN, "all")]
-    rows = []
-
-    for regime, row in content["regimes"].items():
-        training = row["training"]
-        cells = [_show_spread(training["ctc_loss"].get(source), 2) for source in sources]
-
-        for goal in goals:
-            reached = training["goals"].get(goal)
-            step = (
-                ""
-                if not reached or reached["mean_step"] is None
-                else f", {reached['mean_step']:.0f}"
-            )
-            cells.append(f"{reached['reached']}/{reached['of']}{step}" if reached else "")
-
-        rows.append([regime, *cells])
-
-    return Table(
-        f"Fine-tuning, {amount}",
-        "The lowest validation loss in nats a label; how many trainings came below a CER, and their mean number of "
-        "updates then.",
-        ["regime", *sources, *(f"CER {goal}" for goal in goals)],
-        rows,
-    )
 
 
 def _list_adaptation(adaptation: Mapping[str, Any], baselines: Sequence[str]) -> Iterable[Table]:
@@ -170,8 +73,8 @@ def _list_adaptation(adaptation: Mapping[str, Any], baselines: Sequence[str]) ->
             [
                 [
                     regime,
-                    _count_seeds(spread["num"] for g in groups if (spread := _at(found.get(g), 0))),
-                    *(_show_spread(_at(found.get(g), k), 3) for g, k in places),
+                    count_seeds(spread["num"] for g in groups if (spread := _at(found.get(g), 0))),
+                    *(show_spread(_at(found.get(g), k), 3) for g, k in places),
                 ]
                 for regime, found in curves.items()
             ],
@@ -208,14 +111,14 @@ def _list_adapted_differences(
             (_at(found.get(f"{group}_{key}"), k) or {}).get(baseline) for group, k in places
         ]
         if any(estimates):
-            seeds = _count_seeds(estimate["num_seeds"] for estimate in estimates if estimate)
-            rows.append([regime, seeds, *(_show_difference(e, 3, 1.0) for e in estimates)])
+            seeds = count_seeds(estimate["num_seeds"] for estimate in estimates if estimate)
+            rows.append([regime, seeds, *(show_difference(e, 3, 1.0) for e in estimates)])
 
     better = "below" if key == "difference" else "above"
 
     return Table(
         title,
-        f"The difference in bits, seed by seed, {better} 0 where it is better; {_STUDENT}",
+        f"The difference in bits, seed by seed, {better} 0 where it is better; {STUDENT}",
         ["regime", "seeds", *(f"{group} {k}" for group, k in places)],
         rows,
     )
@@ -227,17 +130,17 @@ def _list_phones(phones: Mapping[str, Any], baselines: Sequence[str]) -> Table:
 
     for regime, found in phones.items():
         values = [found.get(layer, {}) for layer in layers]
-        rows.append([regime, _count_seeds(v["pnmi"]["num"] for v in values if v)])
+        rows.append([regime, count_seeds(v["pnmi"]["num"] for v in values if v)])
 
         for value in values:
-            rows[-1].append(_show_spread(value.get("pnmi"), 3))
+            rows[-1].append(show_spread(value.get("pnmi"), 3))
             differences = value.get("difference", {})
-            rows[-1] += [_show_difference(differences.get(b), 3, 1.0) for b in baselines]
+            rows[-1] += [show_difference(differences.get(b), 3, 1.0) for b in baselines]
 
     return Table(
         "Phones",
         "Mutual information of clusters of a layer with phones, by the entropy of the phones: mean and standard "
-        f"deviation over seeds; and the difference seed by seed, above 0 where it is better; {_STUDENT}",
+        f"deviation over seeds; and the difference seed by seed, above 0 where it is better; {STUDENT}",
         [
             "regime",
             "seeds",
@@ -260,17 +163,17 @@ def _list_pretraining(pretraining: Mapping[str, Any], baselines: Sequence[str]) 
         [
             regime,
             str(row["num_seeds"]),
-            _show_spread(row["plain_loss"], 3),
+            show_spread(row["plain_loss"], 3),
             *(
-                _show_difference(row.get("plain_loss_difference", {}).get(baseline), 3, 1.0)
+                show_difference(row.get("plain_loss_difference", {}).get(baseline), 3, 1.0)
                 for baseline in baselines
             ),
-            _show_spread(row["adapted_loss"], 3),
-            _show_spread(row["accuracy"], 3),
-            _show_spread(row["code_share"], 2),
-            _show_spread(row["source_grad_cosine"], 3),
-            _show_spread(row["total_audio_seconds"], 1, 1 / 3600),
-            _show_spread(row["wall_s"], 1, 1 / 60),
+            show_spread(row["adapted_loss"], 3),
+            show_spread(row["accuracy"], 3),
+            show_spread(row["code_share"], 2),
+            show_spread(row["source_grad_cosine"], 3),
+            show_spread(row["total_audio_seconds"], 1, 1 / 3600),
+            show_spread(row["wall_s"], 1, 1 / 60),
         ]
         for regime, row in pretraining.items()
     ]
@@ -332,44 +235,3 @@ def _list_failed(failed: Mapping[str, int]) -> Table:
         ["job", "exit status"],
         [[name, str(status)] for name, status in failed.items()],
     )
-
-
-def _count_seeds(numbers: Iterable[int]) -> str:
-    counts = sorted(set(numbers))
-    if not counts:
-        return ""
-
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-
-
-def _show_interval(rate: Mapping[str, float] | None) -> str:
-    if rate is None:
-        return ""
-
-    return f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
-
-
-def _show_difference(rate: Mapping[str, Any] | None, digits: int = 1, scale: float = 100.0) -> str:
-    if rate is None:
-        return ""
-
-    mark = "*" if rate["is_certain"] else ""
-
-    if rate["num_seeds"] < 2 and rate["low"] == rate["high"]:
-        return f"{scale * rate['value']:+.{digits}f}"
-
-    value, low, high = (scale * rate[key] for key in ("value", "low", "high"))
-
-    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}){mark}"
-
-
-def _show_spread(spread: Mapping[str, Any] | None, digits: int, scale: float = 1.0) -> str:
-    if spread is None:
-        return ""
-
-    if spread["mean"] is None:
-        return f"diverged in {spread['num_infinite']} of {spread['num']}"
-
-    sd = "" if spread["sd"] is None else f" ± {scale * spread['sd']:.{digits}f}"
-
-    return f"{scale * spread['mean']:.{digits}f}{sd}"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from eqssl_speech.decoding.error_rates import ErrorCounts
+from eqssl_speech.report.hypotheses import write_hypotheses
 from eqssl_speech.report.page.drawing import draw_differences, make_grid
 from eqssl_speech.report.page.inputs import NamedStudy
 from eqssl_speech.report.page.study_figures import draw_study
@@ -17,6 +19,7 @@ from eqssl_speech.study.results import write_results
 from eqssl_speech.study.state import Attempt, StudyState
 from eqssl_speech.study.study_file import Study, read_study
 from eqssl_speech.study.tables import list_tables
+from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
 
 PRE_TRAINING = {
     "dataset": {"audio_seconds_per_update": 48},
@@ -51,7 +54,8 @@ class FinishedStudy:
         for file, content in files.items():
             path = self.out / name / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content) + "\n")
+            lines = content if isinstance(content, list) else [content]
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
         self.state.find(name, "log").parent.mkdir(parents=True, exist_ok=True)
         self.state.begin(job, ["anything"])
@@ -61,6 +65,26 @@ class FinishedStudy:
     def pretrain(self, cell: str, loss: float) -> None:
         row = {"Step": 300, "plain_loss": loss}
         self.finish(f"pretrain/{cell}", {f"metrics/{s}.jsonl": row for s in ("train", "valid")})
+
+    def recognize(self, cell: str, source: str, losses: list[float], cer: float) -> None:
+        """Fine-tune and test, on one utterance of ten letters."""
+        rows = [{"Step": i + 1, "ctc_loss": x, "macro_cer": 100} for i, x in enumerate(losses)]
+        self.finish(f"finetune/{cell}/few/{source}", {"metrics/valid.jsonl": rows})
+
+        name = f"test/{cell}/few/{source}"
+        num_errors = round(10 * cer)
+        utterance = ScoredUtterance(
+            "1",
+            source,
+            1.0,
+            "a" * 10,
+            "a" * (10 - num_errors),
+            words=ErrorCounts(substitutions=1),
+            chars=ErrorCounts(deletions=num_errors, hits=10 - num_errors),
+        )
+        (self.out / name).mkdir(parents=True)
+        write_hypotheses([utterance], self.out / name)
+        self.finish(name, {})
 
     def gather(self) -> dict[str, Any]:
         return write_results(self.study, self.planner, self.state, self.out)
@@ -150,6 +174,70 @@ def test_each_regime_is_compared_with_each_baseline(tmp_path: Path) -> None:
         ["-0.250 (-0.250 to -0.250)", ""],
         ["-0.500 (-0.500 to -0.500)", "-0.250 (-0.250 to -0.250)"],
     ]
+
+
+def test_recognisers_are_compared_by_error_rate_and_by_loss(tmp_path: Path) -> None:
+    seeds = [1, 2, 3]
+    study = FinishedStudy(
+        tmp_path,
+        baselines=["plain"],
+        finetuning={"config": "w.yaml", "seen": ["a"], "unseen": ["b"], "labels": {"few": {}}},
+        cells=[
+            {
+                "families": ["hubert"],
+                "regimes": ["plain", "last-1"],
+                "seeds": seeds,
+                "labels": ["few"],
+            }
+        ],
+    )
+
+    for seed in seeds:
+        for source, loss in (("a", 2.0), ("b", 3.0)):
+            cells = [f"hubert/{regime}/audio/seed-{seed}" for regime in ("plain", "last-1")]
+            study.recognize(cells[0], source, [loss + 0.5, loss, loss + 0.25], cer=0.5)
+
+            # Of the third seed, the second source is not done yet.
+            if (seed, source) != (3, "b"):
+                study.recognize(cells[1], source, [loss - 0.25 * seed], cer=0.4)
+
+    results = study.gather()
+    (group,) = results["groups"]
+    rows = group["finetuning"]["few"]["regimes"]
+
+    assert rows["plain"]["ctc_loss"]["all"]["mean"] == 2.5
+    assert rows["last-1"]["ctc_loss"]["a"]["mean"] == 1.5
+    assert rows["last-1"]["goals"]["90"] == {"reached": 0, "of": 5, "mean_step": None}
+
+    losses = rows["last-1"]["ctc_loss_difference"]["plain"]
+    rates = rows["last-1"]["cer_difference"]["plain"]
+    assert {s: (x["value"], x["num_seeds"]) for s, x in losses.items()} == {
+        **dict.fromkeys(("a", "seen"), (-0.5, 3)),
+        **dict.fromkeys(("b", "unseen", "all"), (-0.375, 2)),
+    }
+    assert losses["a"]["low"] == pytest.approx(-0.5 - 4.303 * 0.25 / 3**0.5, abs=1e-3)
+    assert {s: x["value"] for s, x in rates.items()} == pytest.approx(dict.fromkeys(losses, -0.1))
+    assert "plain" not in rows["plain"]["ctc_loss_difference"]
+
+    tables = {table.title: table for table in list_tables(results)}
+    where = "few: hubert, equal audio per update"
+    assert tables[f"CTC loss, {where}"].rows[0] == [
+        "plain",
+        "3",
+        "2.000 ± 0.000",
+        "3.000 ± 0.000",
+    ] + [
+        "2.000 ± 0.000",
+        "3.000 ± 0.000",
+        "2.500 ± 0.000",
+    ]
+    (row,) = tables[f"CTC loss against plain, {where}"].rows
+    assert row[:3] == ["last-1", "2-3", "-0.500 (-1.121 to +0.121)"]
+
+    assert {picture.title for picture in draw_study(NamedStudy("s", results))} == {
+        "s: CER, few: hubert, equal audio per update",
+        "s: CTC loss, few, against plain: hubert, equal audio per update",
+    }
 
 
 def test_differences_are_drawn_where_they_are() -> None:

@@ -21,7 +21,8 @@ from eqssl_speech.report.page.inputs import (
     TrainingRun,
 )
 from eqssl_speech.report.runs import get_number
-from eqssl_speech.study.tables import Table, list_tables
+from eqssl_speech.study.table import Table
+from eqssl_speech.study.tables import list_tables
 
 PAGE_FILE: Final = "report.html"
 
@@ -45,13 +46,24 @@ def write_report(inputs: Sequence[ReportInput], directory: Path, title: str) -> 
     pictures = draw_all(inputs)
 
     files = [write_atomically(directory / f"{p.name}.png", p.png) for p in pictures]
-    page = render_page(title, list_summaries(inputs), pictures)
+    page = render_page(title, list_summaries(inputs), pictures, list_study_tables(inputs))
 
     return [write_atomically(directory / PAGE_FILE, page.encode()), *files]
 
 
-def render_page(title: str, tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """Return the HTML."""
+def render_page(
+    title: str,
+    summaries: Sequence[Table],
+    pictures: Sequence[Picture],
+    details: Sequence[Table] = (),
+) -> str:
+    """Return the HTML.
+
+    :param title: The title of the page.
+    :param summaries: The tables before the pictures.
+    :param pictures: The pictures.
+    :param details: The tables after them.
+    """
     environment = Environment(
         loader=PackageLoader("eqssl_speech.report.page", "."),
         autoescape=select_autoescape(default=True),
@@ -62,7 +74,8 @@ def render_page(title: str, tables: Sequence[Table], pictures: Sequence[Picture]
 
     return environment.get_template("page.html.jinja").render(
         title=title,
-        tables=tables,
+        summaries=summaries,
+        details=details,
         pictures=[
             {
                 "name": picture.name,
@@ -76,7 +89,7 @@ def render_page(title: str, tables: Sequence[Table], pictures: Sequence[Picture]
 
 
 def list_summaries(inputs: Sequence[ReportInput]) -> list[Table]:
-    """Return the tables of a report: what each run is and came to, the evaluations, and those of studies."""
+    """Return a table of what each run is and came to, and one of the evaluations."""
     runs = [x for x in inputs if isinstance(x, TrainingRun)]
     evaluations = [x for x in inputs if isinstance(x, NamedEvaluation)]
     tables = [
@@ -85,14 +98,17 @@ def list_summaries(inputs: Sequence[ReportInput]) -> list[Table]:
         _list_evaluations(evaluations),
     ]
 
-    for study in inputs:
-        if isinstance(study, NamedStudy):
-            tables += [
-                replace(table, title=f"{study.name}: {table.title}")
-                for table in list_tables(study.results)
-            ]
-
     return [table for table in tables if table.rows]
+
+
+def list_study_tables(inputs: Sequence[ReportInput]) -> list[Table]:
+    """Return the tables of studies, which are many."""
+    return [
+        replace(table, title=f"{study.name}: {table.title}")
+        for study in inputs
+        if isinstance(study, NamedStudy)
+        for table in list_tables(study.results)
+    ]
 
 
 def _list_pretraining(runs: Sequence[TrainingRun]) -> Table:

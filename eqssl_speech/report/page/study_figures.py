@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from eqssl_speech.report.page.drawing import Picture, draw_bars, draw_differences, finish, make_grid
 from eqssl_speech.report.page.inputs import NamedStudy
@@ -12,6 +12,11 @@ from eqssl_speech.report.picture import draw_line, make_styles
 from eqssl_speech.study.jobs import SEEN, UNSEEN
 from eqssl_speech.study.statistics import MIN_NUM_SEEDS
 from eqssl_speech.study.tables import COUNTINGS
+
+_WHISKERS: Final = (
+    "seed by seed: below 0 is better. The whiskers are 95 % intervals of the mean over seeds, by Student's t, of at "
+    f"least {MIN_NUM_SEEDS} seeds."
+)
 
 
 def draw_study(study: NamedStudy) -> Iterable[Picture]:
@@ -47,6 +52,19 @@ def draw_study(study: NamedStudy) -> Iterable[Picture]:
                 "Character error rates of recognisers of languages that pre-training has heard and of others. Lower is "
                 "better; the whiskers are 95 % intervals over seeds and utterances.",
             )
+
+            for baseline in study.results["baselines"]:
+                found = {
+                    regime: row["ctc_loss_difference"].get(baseline) for regime, row in rows.items()
+                }
+                if any(found.values()):
+                    yield _draw_losses(
+                        found,
+                        scopes,
+                        baseline,
+                        f"{study.name} {where} {amount} against {baseline}",
+                        f"{study.name}: CTC loss, {amount}, against {baseline}: {where}",
+                    )
 
         for lr in dict.fromkeys(lr for found in group["adaptation"].values() for lr in found):
             curves = {r: found[lr] for r, found in group["adaptation"].items() if lr in found}
@@ -107,7 +125,9 @@ def _draw_differences(
             axes,
             regimes,
             {
-                f"after {k} step{'s' * (k != 1)}": [_read_interval(x, k, baseline) for x in found]
+                f"after {k} step{'s' * (k != 1)}": [
+                    _read_interval(x[k].get(baseline)) if k < len(x) else None for x in found
+                ]
                 for k in steps
             },
         )
@@ -119,15 +139,39 @@ def _draw_differences(
         panels,
         name,
         title,
-        f"How much higher the validation loss is than that of {baseline}, seed by seed: below 0 is better. The "
-        f"whiskers are 95 % intervals of the mean over seeds, by Student's t, of at least {MIN_NUM_SEEDS} seeds.",
+        f"How much higher the validation loss is than that of {baseline}, {_WHISKERS}",
+    )
+
+
+def _draw_losses(
+    differences: Mapping[str, Mapping[str, Any] | None],
+    scopes: Sequence[str],
+    baseline: str,
+    name: str,
+    title: str,
+) -> Picture:
+    known = {regime: found for regime, found in differences.items() if found}
+    figure, (axes,) = make_grid(1, width=2.0 + 0.75 * len(known))
+
+    draw_differences(
+        axes,
+        list(known),
+        {scope: [_read_interval(found.get(scope)) for found in known.values()] for scope in scopes},
+    )
+    axes.set_ylabel("nats a label")
+
+    return finish(
+        figure,
+        [axes],
+        name,
+        title,
+        f"How much higher the lowest validation loss of recognisers is than that of those from {baseline}, {_WHISKERS}",
     )
 
 
 def _read_interval(
-    differences: Sequence[Mapping[str, Any]], step: int, baseline: str
+    estimate: Mapping[str, Any] | None,
 ) -> tuple[float, tuple[float, float] | None] | None:
-    estimate = differences[step].get(baseline) if step < len(differences) else None
     if estimate is None:
         return None
 
