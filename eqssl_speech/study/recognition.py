@@ -137,9 +137,10 @@ def _compare_losses(
             spreads[scope] = summarize(macro[regime].values())
 
             for baseline in study.references:
-                if baseline in macro and baseline != regime:
+                if baseline != regime and baseline in macro:
                     found = compare_seeds(macro[regime], macro[baseline])
-                    differences.setdefault(baseline, {})[scope] = found
+                    if found is not None:
+                        differences.setdefault(baseline, {})[scope] = found
 
     return {"ctc_loss": spreads, "ctc_loss_difference": differences}
 

@@ -93,11 +93,11 @@ def _list_loss_differences(content: Mapping[str, Any], amount: str, baseline: st
     rows = [
         [
             regime,
-            count_seeds(x["num_seeds"] for x in found.values() if x),
+            count_seeds(x["num_seeds"] for x in found.values()),
             *(show_difference(found.get(scope), 3, 1.0) for scope in content["scopes"]),
         ]
         for regime, row in content["regimes"].items()
-        if any((found := row.get("ctc_loss_difference", {}).get(baseline, {})).values())
+        if (found := row["ctc_loss_difference"].get(baseline))
     ]
 
     return Table(
