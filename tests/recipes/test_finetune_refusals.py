@@ -83,6 +83,14 @@ def test_a_mistaken_setting_is_refused_by_its_name(
     assert_refused(start(setting), tmp_path / "out", *words)
 
 
+def test_new_layers_that_would_stay_random_are_refused(start: Start, tmp_path: Path) -> None:
+    settings = ("num_new_layers=1", "freeze.num_encoder_steps=9", "pretrained=elsewhere")
+
+    result = start(*settings, "regime.num_steps=9")
+
+    assert_refused(result, tmp_path / "out", "`num_new_layers` is 1", "`freeze.num_encoder_steps`")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [(None, ["does not point to"]), ("a: b: c", ["not a valid YAML file", "line 1"])],
