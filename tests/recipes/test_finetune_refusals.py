@@ -84,7 +84,7 @@ def test_a_mistaken_setting_is_refused_by_its_name(
 
 
 def test_new_layers_that_would_stay_random_are_refused(start: Start, tmp_path: Path) -> None:
-    settings = ("num_new_layers=1", "freeze.num_encoder_steps=9", "pretrained=elsewhere")
+    settings = ("num_new_layers=1", "freeze.num_encoder_steps=9", "pretrained=wav2vec2_base")
 
     result = start(*settings, "regime.num_steps=9")
 

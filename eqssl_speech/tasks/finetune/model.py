@@ -171,15 +171,18 @@ def check_model(resolver: DependencyResolver, config: FinetuneConfig) -> None:
             "the encoder."
         )
 
-    num_frozen = config.freeze.num_encoder_steps
+    num_steps = config.regime.num_steps
 
-    if config.pretrained is not None and config.num_new_layers > 0:
-        if config.regime.num_steps is not None and num_frozen >= config.regime.num_steps:
-            raise InputError(
-                f"`num_new_layers` is {config.num_new_layers}, but the encoder is frozen for all of the "
-                f"{config.regime.num_steps} updates, so that these layers would stay random: lower "
-                "`freeze.num_encoder_steps`, or set `num_new_layers=0`."
-            )
+    if (
+        config.pretrained is not None
+        and config.num_new_layers > 0
+        and num_steps is not None
+        and config.freeze.num_encoder_steps >= num_steps
+    ):
+        raise InputError(
+            f"`num_new_layers` is {config.num_new_layers}, but the encoder is frozen for all {num_steps} updates, so "
+            "that these layers would stay random: lower `freeze.num_encoder_steps`, or set `num_new_layers=0`."
+        )
 
     # The tensors too, unless they would have to be downloaded: whether they fit shows only in them.
     if config.pretrained is not None and Path(config.pretrained).exists():
