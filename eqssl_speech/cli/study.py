@@ -47,12 +47,13 @@ def add(commands: Any) -> None:
         help="jobs run at once (default: one for each GPU, or for each CPU core where there is none)",
     )
 
-    parser.add_argument(
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
         "--redo", action="store_true", help="do again what was done with other settings or data"
     )
-
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--list", action="store_true", help="list the jobs, and which are done")
+    only.add_argument(
+        "--list", action="store_true", help="list the jobs, and which are done or stale"
+    )
     only.add_argument("--tables", action="store_true", help="only print the tables")
 
     parser.set_defaults(run=_run)
@@ -76,8 +77,12 @@ def _run(options: Namespace) -> int:
     state = StudyState(directory, corpus, out)
 
     if options.list:
+        stale = {job.name for job in state.list_stale(jobs)}
+
         for job in jobs:
-            print(f"{'done' if state.read(job.name) else '    '}  {job.name}")
+            # Of other settings or data than there are now.
+            is_done = "stale" if job.name in stale else "done" if state.read(job.name) else ""
+            print(f"{is_done:5}  {job.name}")
 
         return 0
 
@@ -88,8 +93,11 @@ def _run(options: Namespace) -> int:
     try:
         if not options.tables:
             failed = _run_jobs(options, out, state, jobs)
-    finally:
-        results = write_results(study, planner, state, out)
+    except KeyboardInterrupt:
+        write_results(study, planner, state, out)
+        raise
+
+    results = write_results(study, planner, state, out)
 
     print(render_results(results))
 
@@ -173,7 +181,7 @@ def _run_jobs(options: Namespace, out: Path, state: StudyState, jobs: Sequence[J
             state,
             out=out,
             num_workers=num_workers,
-            commit=find_version(),
+            find_version=find_version,
             environment=environment,
             on_progress=show,
         )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, final
 
 from eqssl_speech.error import InputError
-from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import (
     Cell,
     PlannedCell,
@@ -31,6 +30,7 @@ from eqssl_speech.study.jobs import (
     name_tuning,
 )
 from eqssl_speech.study.study_file import Settings, Study
+from eqssl_speech.study.tuning import read_tuned_loss
 
 INNER_LR: Final = "equilibrium.inner_lr"
 
@@ -129,21 +129,14 @@ class Planner:
         """Return the loss by which a setting is chosen: on the validation data of all sources after the last update, at
         theta or, of a regime that has some, after as many inner steps as its own, whichever is lower; infinite if there
         is none."""
-        file = self._out / name_tuning(family, regime, name, value) / "metrics" / "valid.jsonl"
-        history = read_history(file) if file.is_file() else {}
-
-        # What has diverged may have left a validation of before.
         num_steps = self._tuning_settings(family, regime)[_NUM_STEPS]
         assert isinstance(num_steps, int)
 
-        row = history.get(num_steps, {})
-        keys = ["plain_loss"]
-        if self._maker.num_inner_steps(family, regime) > 0:
-            keys.append("adapted_loss")
-
-        losses = [get_number(row, key) for key in keys]
-
-        return min((x for x in losses if x is not None and math.isfinite(x)), default=math.inf)
+        return read_tuned_loss(
+            self._out / name_tuning(family, regime, name, value) / "metrics",
+            num_steps,
+            may_adapt=self._maker.num_inner_steps(family, regime) > 0,
+        )
 
     def _plan(self, planned: PlannedCell) -> None:
         cell, study = planned.cell, self._study

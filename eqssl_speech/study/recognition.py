@@ -55,9 +55,9 @@ def gather_recognition(
             if found:
                 counts.setdefault(regime, {})[planned.cell.seed] = found
 
-            losses.setdefault(regime, {})[planned.cell.seed] = _read_losses(
-                state, out, planned.cell, amount, section.sources
-            )
+            lowest = _read_losses(state, out, planned.cell, amount, section.sources)
+            if lowest:
+                losses.setdefault(regime, {})[planned.cell.seed] = lowest
 
     parts = {SEEN: section.seen, UNSEEN: section.unseen, "all": section.sources}
     scopes = {
@@ -67,38 +67,52 @@ def gather_recognition(
     resampler = Resampler()
     rows: dict[str, Any] = {}
 
-    for regime, seeds in counts.items():
-        row: dict[str, Any] = {
-            "num_seeds": {},
-            "goals": _gather_goals(state, out, by_regime[regime], amount, section.sources),
-        }
-
-        for scope, sources in scopes.items():
-            complete = _pick_complete(seeds, sources)
-            if not complete:
-                continue
-
-            row["num_seeds"][scope] = len(complete)
-
-            for unit, index in _UNITS.items():
-                rate = resampler.rate(complete, sources, index)
-                row.setdefault(unit, {})[scope] = rate.to_json()
-
-                for baseline in study.references:
-                    others = _pick_complete(counts.get(baseline, {}), sources)
-
-                    if regime != baseline and set(others) & set(complete):
-                        difference = resampler.difference(complete, others, sources, index)
-                        differences = row.setdefault(f"{unit}_difference", {})
-                        differences.setdefault(baseline, {})[scope] = difference.to_json()
+    for regime in counts:
+        row = _compare_rates(study, resampler, counts, regime, scopes)
 
         if row["num_seeds"]:
-            row["worst_cer"] = max(
-                row["cer"][s]["value"] for s in section.sources if s in row["cer"]
-            )
-            rows[regime] = row | _compare_losses(study, losses, regime, scopes)
+            if "all" in row["num_seeds"]:
+                row["worst_cer"] = max(row["cer"][source]["value"] for source in section.sources)
+
+            rows[regime] = {
+                **row,
+                **_compare_losses(study, losses, regime, scopes),
+                "goals": _gather_goals(state, out, by_regime[regime], amount, section.sources),
+            }
 
     return {"scopes": list(scopes), "regimes": rows}
+
+
+def _compare_rates(
+    study: Study,
+    resampler: Resampler,
+    counts: Mapping[str, SeedCounts],
+    regime: str,
+    scopes: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Return the error rates of a regime by scope, their numbers of seeds, and the differences to the baselines'."""
+    row: dict[str, Any] = {"num_seeds": {}}
+
+    for scope, sources in scopes.items():
+        complete = _pick_complete(counts[regime], sources)
+        if not complete:
+            continue
+
+        row["num_seeds"][scope] = len(complete)
+
+        for unit, index in _UNITS.items():
+            rate = resampler.rate(complete, sources, index)
+            row.setdefault(unit, {})[scope] = rate.to_json()
+
+            for baseline in study.references:
+                others = _pick_complete(counts.get(baseline, {}), sources)
+
+                if regime != baseline and set(others) & set(complete):
+                    difference = resampler.difference(complete, others, sources, index)
+                    differences = row.setdefault(f"{unit}_difference", {})
+                    differences.setdefault(baseline, {})[scope] = difference.to_json()
+
+    return row
 
 
 def _pick_complete(seeds: SeedCounts, sources: Sequence[str]) -> SeedCounts:
@@ -133,7 +147,7 @@ def _compare_losses(
     for scope, sources in scopes.items():
         macro = {r: _average(by_seed, sources) for r, by_seed in losses.items()}
 
-        if macro[regime]:
+        if macro.get(regime):
             spreads[scope] = summarize(macro[regime].values())
 
             for baseline in study.references:
@@ -175,7 +189,8 @@ def _read_losses(
 def _gather_goals(
     state: StudyState, out: Path, cells: Sequence[PlannedCell], amount: str, sources: list[str]
 ) -> dict[str, Any]:
-    """Return by goal how many trainings came so far, of how many, and after how many updates those did on average."""
+    """Return by goal how many trainings came to it and stayed there, of how many, and their mean number of updates
+    then."""
     steps: dict[int, list[float | None]] = {}
 
     for planned in cells:
@@ -183,12 +198,7 @@ def _gather_goals(
             history = _read_validation(state, out, planned.cell, amount, source)
 
             for goal in _CER_GOALS if history else ():
-                reached = [
-                    step
-                    for step, row in history.items()
-                    if (rate := get_number(row, "macro_cer")) is not None and rate <= goal
-                ]
-                steps.setdefault(goal, []).append(min(reached, default=None))
+                steps.setdefault(goal, []).append(_find_step(history, goal))
 
     return {
         str(goal): {
@@ -198,6 +208,21 @@ def _gather_goals(
         }
         for goal, values in steps.items()
     }
+
+
+def _find_step(history: Mapping[int, Mapping[str, Any]], goal: float) -> int | None:
+    """Find the first update from which on the error rate is not above a goal: on the plateau of blanks, rates fall by
+    chance, and rise again."""
+    found = None
+
+    for step in sorted(history, reverse=True):
+        rate = get_number(history[step], "macro_cer")
+        if rate is None or rate > goal:
+            break
+
+        found = step
+
+    return found
 
 
 def _read_validation(

@@ -40,7 +40,7 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
             regime,
             count_seeds(row["num_seeds"].values()),
             *(show_interval(row[unit].get(scope)) for scope in content["scopes"]),
-            *([f"{100 * row['worst_cer']:.1f}"] if unit == "cer" else []),
+            *([_show_worst(row)] if unit == "cer" else []),
         ]
         for regime, row in content["regimes"].items()
     ]
@@ -51,6 +51,10 @@ def _list_rates(content: Mapping[str, Any], unit: str, amount: str) -> Table:
         ["regime", "seeds", *content["scopes"], *(["worst"] if unit == "cer" else [])],
         rows,
     )
+
+
+def _show_worst(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['worst_cer']:.1f}" if "worst_cer" in row else ""
 
 
 def _list_differences(content: Mapping[str, Any], unit: str, amount: str, baseline: str) -> Table:
@@ -81,7 +85,7 @@ def _list_losses(content: Mapping[str, Any], amount: str) -> Table:
         [
             [
                 regime,
-                count_seeds(row["num_seeds"].values()),
+                count_seeds(spread["num"] for spread in row["ctc_loss"].values()),
                 *(show_spread(row["ctc_loss"].get(scope), 3) for scope in content["scopes"]),
             ]
             for regime, row in content["regimes"].items()
@@ -128,7 +132,7 @@ def _list_goals(content: Mapping[str, Any], amount: str) -> Table:
 
     return Table(
         f"Fine-tuning, {amount}",
-        "How many trainings came below a CER on validation data, and their mean number of updates then.",
+        "How many trainings came to a CER on validation data, and stayed there; and their mean number of updates then.",
         ["regime", *(f"CER {goal}" for goal in goals)],
         rows,
     )

@@ -14,7 +14,14 @@ from eqssl_speech.files import replace_file
 from eqssl_speech.report.adaptation import read_adaptation
 from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import PlannedCell
-from eqssl_speech.study.jobs import PRETRAIN, SEEN, UNSEEN, name_adaptation, name_phones
+from eqssl_speech.study.jobs import (
+    PRETRAIN,
+    SEEN,
+    UNSEEN,
+    name_adaptation,
+    name_phones,
+    name_tuning,
+)
 from eqssl_speech.study.planner import Planner
 from eqssl_speech.study.recognition import gather_recognition
 from eqssl_speech.study.state import StudyState
@@ -23,6 +30,8 @@ from eqssl_speech.study.study_file import Study
 from eqssl_speech.tasks.labels.report import read_report
 
 RESULTS_FILE: Final = "results.json"
+
+_VERSION: Final = 2
 
 
 def write_results(study: Study, planner: Planner, state: StudyState, out: Path) -> dict[str, Any]:
@@ -33,7 +42,7 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
     :param state: The records of its jobs, none of which is stale.
     :param out: The directory of the study.
     :returns: What is written: a list of groups of cells that can be compared with each other, and what was tuned.
-    :raises InputError: If a file of a result is damaged.
+    :raises InputError: If a file of a result is damaged, or they cannot be written.
     """
     cells = planner.list_cells()
     groups: list[dict[str, Any]] = []
@@ -53,16 +62,22 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
             p for p in members if p.cell.counting == counting and planner.num_inner_steps(p.cell)
         ]
 
-        # Without any, it says again what another way of counting has said.
-        if all(group["family"] != family for group in groups) or any(
-            state.read(f"{PRETRAIN}/{p.cell.name}") for p in own
-        ):
+        if any(group["family"] == family for group in groups):
+            # Without any, it says again what another way of counting has said.
+            has_more = any(state.read(f"{PRETRAIN}/{p.cell.name}") for p in own)
+        else:
+            has_more = any(
+                p.cell.family == family and _has_model(planner, state, p) for p in members
+            )
+
+        if has_more:
             groups.append(_gather(study, planner, state, out, family, counting, members))
 
     results = {
+        "version": _VERSION,
         "baselines": study.references,
         "groups": groups,
-        "tuning": _gather_tuning(study, planner),
+        "tuning": _gather_tuning(study, planner, state),
         "failed": {
             job.name: status
             for job in planner.list_jobs()
@@ -70,13 +85,24 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
         },
     }
 
-    out.mkdir(parents=True, exist_ok=True)
-    replace_file(
-        out / RESULTS_FILE,
-        (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode(),
-    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(
+            out / RESULTS_FILE,
+            (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode(),
+        )
+    except OSError as ex:
+        raise InputError(
+            f"{out / RESULTS_FILE}: cannot be written ({ex.strerror}); make room, or correct the path."
+        ) from None
 
     return results
+
+
+def _has_model(planner: Planner, state: StudyState, planned: PlannedCell) -> bool:
+    name = planner.find_pretrained(planned.cell)
+
+    return name is None or state.read(name) is not None
 
 
 def _gather(
@@ -258,7 +284,7 @@ def _pick_gain(curves: Mapping[int, Sequence[float]], step: int) -> dict[int, fl
     return {seed: curve[0] - curve[step] for seed, curve in curves.items() if step < len(curve)}
 
 
-def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
+def _gather_tuning(study: Study, planner: Planner, state: StudyState) -> list[dict[str, Any]]:
     rows = []
 
     for family, regime in dict.fromkeys(
@@ -269,10 +295,16 @@ def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
             continue
 
         for name, values in planner.list_tuned(regime).items():
-            losses = {v: planner.read_tuning(family, regime, name, v) for v in values}
-
-            if all(math.isinf(x) for x in losses.values()):
+            losses = {
+                v: planner.read_tuning(family, regime, name, v)
+                for v in values
+                if state.read(name_tuning(family, regime, name, v)) is not None
+            }
+            if not losses:
                 continue
+
+            best = min(losses, key=lambda v: losses[v])
+            is_known = len(losses) == len(values) and math.isfinite(losses[best])
 
             rows.append(
                 {
@@ -282,7 +314,8 @@ def _gather_tuning(study: Study, planner: Planner) -> list[dict[str, Any]]:
                     "losses": {
                         f"{v:g}": x if math.isfinite(x) else None for v, x in losses.items()
                     },
-                    "chosen": min(losses, key=lambda v: losses[v]),
+                    # None before all are tried, or if all have diverged.
+                    "chosen": best if is_known else None,
                 }
             )
 
@@ -301,7 +334,7 @@ def read_results(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise InputError(f"{file}: cannot be read; run `eqssl study ... --tables` first.") from None
 
-    if not isinstance(content, dict) or "baselines" not in content:
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
         raise InputError(f"{file}: is of another version; run `eqssl study ... --tables` first.")
 
     return content

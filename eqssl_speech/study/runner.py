@@ -18,8 +18,12 @@ from eqssl_speech.error import InputError
 from eqssl_speech.study.jobs import Job
 from eqssl_speech.study.state import Attempt, StudyState
 from eqssl_speech.tasks.errors import DIVERGED
+from eqssl_speech.tasks.signals import STOPPED
 
 _POLL_S: Final = 0.2
+
+_WRONG_INPUT: Final = 2
+"""The exit status of `eqssl` if what it is given is wrong."""
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -45,6 +49,7 @@ class StudyProgress:
 class _Running:
     job: Job
     process: subprocess.Popen[bytes]
+    version: str | None
     start: float
 
 
@@ -57,7 +62,7 @@ class StudyRunner:
         state: StudyState,
         *,
         num_workers: int,
-        commit: str | None,
+        find_version: Callable[[], str | None],
         environment: Sequence[Mapping[str, str]],
         out: Path,
         on_progress: Callable[[StudyProgress], None] = lambda _: None,
@@ -65,14 +70,14 @@ class StudyRunner:
         """
         :param state: The records of the jobs.
         :param num_workers: How many jobs run at once.
-        :param commit: The version of the code, which is written down with each attempt.
+        :param find_version: Returns the version of the code, which is written down with each attempt.
         :param environment: Additional variables of the jobs of each worker.
         :param out: The directory of the study.
         :param on_progress: Is told whenever a job starts or ends.
         """
         self._state = state
         self._num_workers = num_workers
-        self._commit = commit
+        self._find_version = find_version
         self._environment = environment
         self._out = out
         self._on_progress = on_progress
@@ -166,10 +171,13 @@ class StudyRunner:
                 command = job.make_command()
             except InputError as ex:
                 log.write_text(f"{ex}\n", encoding="utf-8")
+                self._state.add_attempt(job, Attempt(self._find_version(), _WRONG_INPUT, 0.0))
                 failed.append(job.name)
                 continue
 
             self._state.begin(job, command)
+
+            version = self._find_version()
 
             with log.open("ab") as stream:
                 process = subprocess.Popen(
@@ -184,7 +192,7 @@ class StudyRunner:
                     pass_fds=(lock,),
                 )
 
-            self._running[worker] = _Running(job, process, time.monotonic())
+            self._running[worker] = _Running(job, process, version, time.monotonic())
 
         return changed
 
@@ -192,7 +200,7 @@ class StudyRunner:
         """Write down how a process ended; say whether its job is done."""
         job, wall_s = active.job, round(time.monotonic() - active.start, 1)
 
-        self._state.add_attempt(job, Attempt(self._commit, status, wall_s))
+        self._state.add_attempt(job, Attempt(active.version, status, wall_s))
 
         # A full disk, or what a job was stopped by, says nothing of its setting.
         if status == 0 or (status == DIVERGED and job.may_diverge):
@@ -210,17 +218,20 @@ class StudyRunner:
             active.process.send_signal(signal.SIGTERM)
 
         num_signals = self._num_signals
+        killed = False
 
         while any(active.process.poll() is None for active in running):
             # Who asks again has no time for a checkpoint.
             if self._num_signals > num_signals:
+                killed = True
                 for active in running:
                     active.process.kill()
 
             time.sleep(_POLL_S)
 
         for active in running:
-            self._finish(active, active.process.returncode)
+            status = active.process.returncode
+            self._finish(active, STOPPED if killed and status == -signal.SIGKILL else status)
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:

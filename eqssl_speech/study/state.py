@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -17,11 +18,12 @@ from typing import Any, Final, final
 from eqssl_speech.error import InputError
 from eqssl_speech.files import replace_file
 from eqssl_speech.study.jobs import Job
-from eqssl_speech.tasks.errors import DIVERGED
+from eqssl_speech.tasks.signals import STOPPED
 
 STATE_DIRECTORY: Final = "state"
 
-_FAILED: Final = (1, 2, DIVERGED)
+_ASKED_TO_STOP: Final = (STOPPED, 128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM)
+"""The exit statuses of a job that was, and will go on."""
 
 
 @final
@@ -102,15 +104,17 @@ class StudyState:
         if self.read(name) is not None or not file.is_file():
             return None
 
-        status = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["status"]
+        attempts = self._read_attempts(name)
+        if not attempts or (status := attempts[-1]["status"]) in _ASKED_TO_STOP:
+            return None
+
         assert isinstance(status, int)
 
-        return status if status in _FAILED else None
+        return status
 
     def finish(self, job: Job, status: int) -> None:
         """Write the record of a job that was begun, and is done."""
-        lines = self.find(job.name, "jsonl").read_text(encoding="utf-8").splitlines()
-        attempts = [json.loads(line) for line in lines]
+        attempts = self._read_attempts(job.name)
 
         # A file may have been changed meanwhile.
         record = dict(self._read_begun(job.name) or {}) | {
@@ -120,6 +124,16 @@ class StudyState:
         }
         replace_file(self.find(job.name, "json"), _dump(record), durable=True)
         self.find(job.name, "begun").unlink(missing_ok=True)
+
+    def _read_attempts(self, name: str) -> list[dict[str, Any]]:
+        attempts = []
+
+        # What a full disk or a power cut has torn is not one.
+        with suppress(ValueError):
+            for line in self.find(name, "jsonl").read_text(encoding="utf-8").splitlines():
+                attempts.append(json.loads(line))
+
+        return attempts
 
     def make_inputs(self, job: Job) -> str:
         """Return what stands for all that a job is made of besides its command: the corpus, configuration files, and

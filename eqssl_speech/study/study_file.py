@@ -111,11 +111,6 @@ class AdaptationSection:
     arguments: list[str] = field(default_factory=list)
     """Further arguments of `eqssl adapt`."""
 
-    @property
-    def sources(self) -> list[str]:
-        """All sources."""
-        return [*self.seen, *self.unseen]
-
 
 @dataclass(kw_only=True)
 class PhonesSection:

@@ -180,10 +180,9 @@ def _list_pretraining(pretraining: Mapping[str, Any], baselines: Sequence[str]) 
 
     return Table(
         "Pre-training",
-        "At its end: validation loss in bits at theta, the difference of that seed by seed, and adapted, which is "
-        "after inner steps of its own size and number (of conventional regimes, those of the configuration), and so "
-        "not to be compared; accuracy, and share of codes in use; the mean cosine of two sources' gradients; hours of "
-        "audio and minutes, without those of a start.",
+        "At its end: validation loss in bits at theta, the difference of that seed by seed, and adapted, after the "
+        "steps that `validation` of the configuration has, the same for all regimes; accuracy, and share of codes in "
+        "use; the mean cosine of two sources' gradients; hours of audio and minutes, without those of a start.",
         [
             "regime",
             "seeds",
@@ -215,13 +214,16 @@ def _list_tuning(tuning: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         "Tuning",
         "The validation loss in bits that each value came to: at theta or, of regimes with inner steps, after as many, "
-        "whichever is lower. Other ways of counting take what was chosen at equal audio.",
+        "whichever is lower; - where a run has diverged. Other ways of counting take what was chosen at equal audio.",
         ["family", "regime", "setting", "losses", "chosen"],
         rows,
     )
 
 
 def _show_choice(row: Mapping[str, Any]) -> str:
+    if row["chosen"] is None:
+        return ""
+
     values = [float(value) for value in row["losses"]]
     is_at_edge = len(values) > 2 and row["chosen"] in (min(values), max(values))
 

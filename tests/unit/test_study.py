@@ -83,10 +83,12 @@ def make_planner(directory: Path, **changes: Any) -> Planner:
     return Planner(study, directory, directory / "corpus", directory / "out")
 
 
-def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> None:
+def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> Path:
     metrics = directory / "out" / job / "metrics"
     metrics.mkdir(parents=True)
     (metrics / "valid.jsonl").write_text(json.dumps({"Step": step, **losses}) + "\n")
+
+    return metrics
 
 
 def test_the_recipe_is_a_study() -> None:
@@ -95,7 +97,8 @@ def test_the_recipe_is_a_study() -> None:
         study, RECIPE.parent, RECIPE.parents[1] / "quickstart" / "corpus", Path("out")
     )
 
-    # The least of it comes first: both families, the start and six regimes, three seeds, and random weights.
+    # The least of it comes first: both families, the start and six regimes, of one family what tells short batches from
+    # inner steps, three seeds.
     first = [planned.cell for planned in planner.list_cells()[: 2 * 7 * 3 + 3]]
     assert {c.family for c in first} == {"hubert", "wav2vec2"}
     assert {c.seed for c in first} == {1, 2, 3}
@@ -365,6 +368,22 @@ def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"no run with `optimizer.config.lr` of .* has a loss"):
         jobs["pretrain/hubert/plain/audio/seed-1"].make_command()
+
+
+def test_an_average_without_sources_that_diverge_chooses_nothing(tmp_path: Path) -> None:
+    planner = make_planner(tmp_path)
+    regime, tune = ("hubert", "last-3", "optimizer.config.lr"), "tune/hubert/last-3"
+    metrics = write_loss(
+        tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0, adapted_loss=3.0
+    )
+    (metrics / "valid").mkdir()
+
+    for source, losses in (("a", {"adapted_loss": 3.0}), ("b", {})):
+        row = {"Step": 150, "plain_loss": 4.0, **losses}
+        (metrics / "valid" / f"{source}.jsonl").write_text(json.dumps(row) + "\n")
+        expected = 3.0 if losses else 4.0
+
+        assert planner.read_tuning(*regime, 0.001) == expected
 
 
 @pytest.mark.parametrize("counting", get_args(Counting))

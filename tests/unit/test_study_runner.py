@@ -48,7 +48,7 @@ def run_jobs(directory: Path, jobs: list[Job]) -> list[str]:
     runner = StudyRunner(
         make_state(directory),
         num_workers=2,
-        commit="abc",
+        find_version=lambda: "abc",
         environment=[{}],
         out=directory / "out",
     )
@@ -89,6 +89,46 @@ def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert record is not None
     assert [attempt["status"] for attempt in record["attempts"]] == [1, 0]
     assert record["attempts"][0]["commit"] == "abc"
+
+
+def test_what_cannot_be_made_is_a_failure(tmp_path: Path) -> None:
+    def make_command() -> list[str]:
+        raise InputError("No run has a loss.")
+
+    assert run_jobs(tmp_path, [Job("a/1", make_command, ()), make_job("a/2", "true", "a/1")]) == [
+        "a/1"
+    ]
+
+    state = make_state(tmp_path)
+    assert state.find("a/1", "log").read_text() == "No run has a loss.\n"
+    assert state.find_failure("a/1") == 2
+    assert state.find_failure("a/2") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("exit 3", 3), ("kill -SEGV $$", -11), ("kill -KILL $$", -9)]
+    + [(f"exit {status}", None) for status in (75, 130)]
+    + [("kill -TERM $$", None)],
+)
+def test_what_was_asked_to_stop_has_not_failed(
+    tmp_path: Path, command: str, status: int | None
+) -> None:
+    assert run_jobs(tmp_path, [make_job("a/1", command)]) == ["a/1"]
+    assert make_state(tmp_path).find_failure("a/1") == status
+
+
+def test_a_line_that_a_full_disk_has_torn_is_no_attempt(tmp_path: Path) -> None:
+    run_jobs(tmp_path, [make_job("a/1", "exit 1")])
+    state = make_state(tmp_path)
+
+    with state.find("a/1", "jsonl").open("a") as stream:
+        stream.write('{"commit": "a')
+
+    assert state.find_failure("a/1") == 1
+
+    state.find("a/1", "jsonl").write_text("")
+    assert state.find_failure("a/1") is None
 
 
 @pytest.mark.parametrize(("status", "is_result"), [(3, True), (1, False), (2, False), (75, False)])
@@ -235,7 +275,7 @@ popen = subprocess.Popen
 runner.subprocess.Popen = lambda command, **kw: popen(["/bin/sh", "-c", command[3]], **kw)
 out = Path(sys.argv[1])
 runner.StudyRunner(
-    StudyState(out, out, out), num_workers=2, commit=None, environment=[{}], out=out,
+    StudyState(out, out, out), num_workers=2, find_version=lambda: None, environment=[{}], out=out,
     on_progress=lambda p: print(*p.running, flush=True),
 ).run([Job(name, lambda: [sys.argv[2]]) for name in ("a/1", "a/2")])
 """
@@ -299,6 +339,8 @@ def test_who_asks_twice_does_not_wait(tmp_path: Path) -> None:
     process.communicate(timeout=60)
 
     assert not any(map(is_alive, pids))
+    out = tmp_path / "out"
+    assert StudyState(out, out, out).find_failure("a/1") is None
 
 
 def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:

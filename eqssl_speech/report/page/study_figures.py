@@ -74,14 +74,15 @@ def draw_study(study: NamedStudy) -> Iterable[Picture]:
             yield _draw_curves(curves, scopes, name, f"{study.name}: {title}: {where}")
 
             for baseline in study.results["baselines"]:
-                if any(f"{s}_difference" in found for found in curves.values() for s in scopes):
-                    yield _draw_differences(
-                        curves,
-                        scopes,
-                        baseline,
-                        f"{name} against {baseline}",
-                        f"{study.name}: {title}, against {baseline}: {where}",
-                    )
+                picture = _draw_differences(
+                    curves,
+                    scopes,
+                    baseline,
+                    f"{name} against {baseline}",
+                    f"{study.name}: {title}, against {baseline}: {where}",
+                )
+                if picture is not None:
+                    yield picture
 
 
 def _draw_curves(
@@ -112,23 +113,32 @@ def _draw_curves(
 
 def _draw_differences(
     curves: Mapping[str, Any], scopes: Sequence[str], baseline: str, name: str, title: str
-) -> Picture:
-    regimes = [regime for regime in curves if regime != baseline]
-    figure, panels = make_grid(len(scopes), width=2.0 + 0.75 * len(regimes) * len(scopes))
+) -> Picture | None:
+    differences: dict[str, dict[str, list[Any]]] = {}
+    for scope in scopes:
+        for regime, found in curves.items():
+            steps = [at.get(baseline) for at in found.get(f"{scope}_difference", [])]
+            if any(steps):
+                differences.setdefault(scope, {})[regime] = steps
 
-    for axes, scope in zip(panels, scopes, strict=True):
-        found = [curves[regime].get(f"{scope}_difference", []) for regime in regimes]
-        last = max(map(len, found)) - 1
-        steps = [k for k in (0, 1) if k < last] + [last]
+    if not differences:
+        return None
+
+    num_groups = sum(map(len, differences.values()))
+    figure, panels = make_grid(len(differences), width=2.0 + 0.75 * num_groups)
+
+    for axes, (scope, by_regime) in zip(panels, differences.items(), strict=True):
+        last = max(map(len, by_regime.values())) - 1
 
         draw_differences(
             axes,
-            regimes,
+            list(by_regime),
             {
                 f"after {k} step{'s' * (k != 1)}": [
-                    _read_interval(x[k].get(baseline)) if k < len(x) else None for x in found
+                    _read_interval(steps[k]) if k < len(steps) else None
+                    for steps in by_regime.values()
                 ]
-                for k in steps
+                for k in [*(k for k in (0, 1) if k < last), last]
             },
         )
         axes.set_title(f"{scope} sources", fontsize=10)
