@@ -86,18 +86,25 @@ def _run(options: Namespace) -> int:
 
         return 0
 
-    _refuse_or_redo(options, state, jobs)
+    def write() -> dict[str, Any]:
+        # What is of other settings than are now chosen is not mixed with the rest, nor what may be.
+        state.set_aside(
+            {*state.list_undecided(jobs), *(job.name for job in state.list_stale(jobs))}
+        )
 
+        return write_results(study, planner, state, out)
+
+    _refuse_or_redo(options, state, jobs)
     failed: list[str] = []
 
-    try:
-        if not options.tables:
-            failed = _run_jobs(options, out, state, jobs)
-    except KeyboardInterrupt:
-        write_results(study, planner, state, out)
-        raise
+    if not options.tables:
+        try:
+            failed = _run_all(options, out, state, jobs)
+        except KeyboardInterrupt:
+            write()
+            raise
 
-    results = write_results(study, planner, state, out)
+    results = write()
 
     print(render_results(results))
 
@@ -124,6 +131,21 @@ def _refuse_or_redo(options: Namespace, state: StudyState, jobs: Sequence[Job]) 
     with state.lock():
         for job in stale:
             state.forget(job)
+
+
+def _run_all(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Job]) -> list[str]:
+    """Run all jobs; first, those that decide whether what is done has the settings that are chosen now."""
+    from eqssl_speech.study.jobs import list_before
+
+    while first := list_before(jobs, state.list_undecided(jobs)):
+        failed = _run_jobs(options, out, state, first)
+
+        _refuse_or_redo(options, state, jobs)
+
+        if failed:
+            break  # The others go on.
+
+    return _run_jobs(options, out, state, jobs)
 
 
 def _run_jobs(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Job]) -> list[str]:

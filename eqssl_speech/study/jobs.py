@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -33,7 +33,10 @@ class Job:
     """Returns the arguments of `eqssl`, once all that it needs is done."""
 
     needs: tuple[str, ...] = ()
-    """The jobs that have to be done before."""
+    """The jobs that have to be done before, and of whose results it is made."""
+
+    after: tuple[str, ...] = ()
+    """The jobs that have to be done before as well, whose results show in its command, and nowhere else."""
 
     files: tuple[Path, ...] = ()
     """What it reads besides manifests, texts, and what the jobs before it have made."""
@@ -45,6 +48,24 @@ class Job:
     def kind(self) -> str:
         """What it is, such as ``pretrain``."""
         return self.name.split("/", maxsplit=1)[0]
+
+
+def list_before(jobs: Iterable[Job], names: Collection[str]) -> list[Job]:
+    """List the jobs that have to be done before the commands of some are known.
+
+    :param jobs: All jobs, each after those that it needs.
+    :param names: Those whose commands are asked for.
+    """
+    jobs = list(jobs)
+    wanted: set[str] = set()
+
+    for job in reversed(jobs):
+        if job.name in wanted:
+            wanted.update(job.needs)
+        if job.name in wanted or job.name in names:
+            wanted.update(job.after)
+
+    return [job for job in jobs if job.name in wanted]
 
 
 def name_adaptation(cell: Cell, group: str, lr: float) -> str:

@@ -129,7 +129,7 @@ class Planner:
         """Return the loss by which a setting is chosen: on the validation data of all sources after the last update, at
         theta or, of a regime that has some, after as many inner steps as its own, whichever is lower; infinite if there
         is none."""
-        num_steps = self._tuning_settings(family, regime)[_NUM_STEPS]
+        num_steps = self._tuning_settings(family, regime, name)[_NUM_STEPS]
         assert isinstance(num_steps, int)
 
         return read_tuned_loss(
@@ -165,7 +165,7 @@ class Planner:
                 self._plan_phones(cell, layer, pretrained)
 
     def _plan_pretraining(self, cell: Cell, name: str) -> None:
-        needs = self._plan_tuning(cell.family, cell.regime)
+        after = self._plan_tuning(cell.family, cell.regime)
         start = self._plan_start(cell.family, cell.seed)
         settings = self._maker.make(cell.family, cell.regime, cell.counting)
 
@@ -174,8 +174,8 @@ class Planner:
 
             return self._pretrain(name, cell.family, {**settings, **tuned}, cell.seed, start)
 
-        needs = (*needs, *start, *self._plan_labels(cell.family, SEEN))
-        self._add(Job(name, make_command, needs, self._files(cell.family)))
+        needs = (*start, *self._plan_labels(cell.family, SEEN))
+        self._add(Job(name, make_command, needs, after, self._files(cell.family)))
 
     def _plan_start(self, family: str, seed: int) -> tuple[str, ...]:
         """Plan what all regimes of a seed go on from, if anything."""
@@ -195,7 +195,7 @@ class Planner:
                 name,
                 lambda: self._pretrain(name, family, settings, seed),
                 self._plan_labels(family, SEEN),
-                self._files(family),
+                files=self._files(family),
             )
         )
 
@@ -211,7 +211,7 @@ class Planner:
         before: list[str] = []
 
         for key, values in tuned.items():
-            needs = (*self._plan_labels(family, SEEN), *start, *before)
+            needs, after = (*self._plan_labels(family, SEEN), *start), tuple(before)
             jobs = []
 
             for value in values:
@@ -222,7 +222,7 @@ class Planner:
                 ) -> list[str]:
                     chosen = {**self.choose(family, regime, until=key), key: value}
 
-                    settings = self._tuning_settings(family, regime) | chosen
+                    settings = self._tuning_settings(family, regime, key) | chosen
 
                     # Judged by steps of the size that it is trained for.
                     if self._maker.num_inner_steps(family, regime) > 0:
@@ -230,18 +230,19 @@ class Planner:
 
                     return self._pretrain(name, family, settings, seed, start)
 
-                self._add(Job(name, make_command, needs, self._files(family), may_diverge=True))
+                files = self._files(family)
+                self._add(Job(name, make_command, needs, after, files, may_diverge=True))
                 jobs.append(name)
 
             before += jobs
 
         return tuple(before)
 
-    def _tuning_settings(self, family: str, regime: str) -> Settings:
-        """Return what is common to the tuning runs of a regime, which cost what its cells cost by audio."""
-        tuning = self._study.tuning
+    def _tuning_settings(self, family: str, regime: str, name: str) -> Settings:
+        """Return what is common to runs that tune a setting of a regime, which hear in an update what its cells do."""
         settings = self._maker.make(family, regime, "audio")
-        num_steps = tuning.num_steps or self._maker.require(family, settings, _NUM_STEPS)
+        num_steps = self._study.tuning.num_steps.get(name)
+        num_steps = num_steps or self._maker.require(family, settings, _NUM_STEPS)
         settings = self._maker.shorten(family, settings, num_steps)
 
         num_inner_steps = self._maker.num_inner_steps(family, regime)
@@ -314,7 +315,7 @@ class Planner:
                 finetune,
                 lambda: self._train("finetune", finetune, section.config, settings),
                 (tokenizer, *([] if pretrained is None else [pretrained])),
-                (self._directory / section.config,),
+                files=(self._directory / section.config,),
             )
         )
 
@@ -359,7 +360,7 @@ class Planner:
         command += ["--checkpoint", str(self._out / pretrained), "--layer", str(layer)]
         command += ["--source", section.source, *section.arguments]
 
-        self._add(Job(name, lambda: command, (pretrained,), self._phones))
+        self._add(Job(name, lambda: command, (pretrained,), files=self._phones))
 
     def _pretrain(
         self, name: str, family: str, settings: Settings, seed: int, start: Sequence[str] = ()

@@ -157,7 +157,7 @@ class StudyRunner:
             if worker in self._running:
                 continue
 
-            job = next((j for j in pending if all(need in done for need in j.needs)), None)
+            job = next((j for j in pending if done.issuperset((*j.needs, *j.after))), None)
             if job is None:
                 break
 

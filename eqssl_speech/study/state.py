@@ -51,6 +51,7 @@ class StudyState:
         :param out: The directory of the study.
         """
         self._out = out
+        self._aside: frozenset[str] = frozenset()
         self._corpus = _digest(_list_corpus(corpus))
         self._places = {"STUDY": str(directory), "CORPUS": str(corpus), "OUT": str(out)}
 
@@ -61,7 +62,7 @@ class StudyState:
         :raises InputError: If the record is damaged.
         """
         file = self.find(name, "json")
-        if not file.is_file():
+        if name in self._aside or not file.is_file():
             return None
 
         try:
@@ -153,15 +154,33 @@ class StudyState:
             if record is None:
                 continue
 
+            is_decided = not names & set(job.after) and all(map(self.read, job.after))
+
             if (
                 names & set(job.needs)
                 or record["inputs"] != self.make_inputs(job)
-                or not self._is_command(record, job.make_command())
+                or (is_decided and not self._is_command(record, job.make_command()))
             ):
                 stale.append(job)
                 names.add(job.name)
 
         return stale
+
+    def list_undecided(self, jobs: Iterable[Job]) -> list[str]:
+        """List the jobs that were done or begun, and may be stale: it shows once others are done that come before."""
+        names: list[str] = []
+
+        for job in jobs:
+            is_open = not all(map(self.read, job.after)) or set(names) & set(job.needs)
+
+            if is_open and (self.read(job.name) or self._read_begun(job.name)):
+                names.append(job.name)
+
+        return names
+
+    def set_aside(self, names: Iterable[str]) -> None:
+        """From now on, read jobs as if they were not done."""
+        self._aside = frozenset(names)
 
     def _is_command(self, record: Mapping[str, Any], command: Sequence[str]) -> bool:
         """Say whether a command is that of a record, wherever the study, its corpus and its file now lie."""

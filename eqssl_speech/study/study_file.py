@@ -66,8 +66,9 @@ class TuningSection:
     values: dict[str, list[float]] = field(default_factory=dict)
     """The settings that every regime chooses, and the values that are tried; each by itself, in this order."""
 
-    num_steps: int | None = None
-    """The updates of these runs, with all that counts updates in proportion; by default as many as of a cell."""
+    num_steps: dict[str, int] = field(default_factory=dict)
+    """By setting, the updates of the runs that tune it, with all that counts updates in proportion; by default as many
+    as of a cell."""
 
     seed: int = 1000
     """Their seed."""
@@ -219,6 +220,13 @@ def _check(file: Path, study: Study) -> None:
     _check_sources(file, study)
 
     _require_known(f"{file}: `baselines`", study.baselines, study.regimes, "regimes")
+
+    tuned = {
+        name: None for how in study.regimes.values() for name in (*study.tuning.values, *how.tune)
+    }
+    _require_known(
+        f"{file}: `tuning.num_steps`", [*study.tuning.num_steps], tuned, "tuning.values` or `tune"
+    )
 
     configs = [section.config for section in study.pretraining.values()]
     if finetuning is not None:

@@ -69,7 +69,7 @@ def write_study(directory: Path, family: str) -> Path:
             "random": {"is_random": True},
             **({"start": {"is_start": True}} if is_small else {}),
         },
-        "tuning": {"num_steps": 2},
+        "tuning": {"num_steps": {"equilibrium.inner_lr": 2}},
         "finetuning": {
             "config": "finetune.yaml",
             "seen": ["es-drascula"],

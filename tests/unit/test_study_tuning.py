@@ -1,0 +1,139 @@
+"""Cells are done again if tuning comes to another choice, and only then."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from eqssl_speech.cli import main
+from eqssl_speech.study.jobs import Job, list_before
+
+POPEN = subprocess.Popen
+
+LR = "optimizer.config.lr"
+
+BASE = {
+    "dataset": {"audio_seconds_per_update": 48},
+    "regime": {
+        "num_steps": 300,
+        "validate_every_n_steps": 100,
+        "checkpoint_every_n_steps": 100,
+        "publish_metrics_every_n_steps": 50,
+    },
+    "lr_scheduler": {"config": {"num_warmup_steps": 30}},
+}
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a study whose trainings come to given losses; returns the trainings that were started, in order."""
+    losses: dict[str, float] = {}
+    started: list[str] = []
+    out = tmp_path / "out"
+
+    def start(command: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
+        if command[0] == "git":
+            return POPEN(command, **kwargs)
+
+        values = dict(word.split("=", 1) for word in command if "=" in word)
+        (directory,) = (Path(word) for word in command if word.startswith(f"{out}/"))
+
+        started.append(f"{directory.relative_to(out)} {values[LR]}")
+        row = {"Step": int(values.get("regime.num_steps", 300)), "plain_loss": losses[values[LR]]}
+        (directory / "metrics").mkdir(parents=True)
+        for split in ("train", "valid"):
+            (directory / "metrics" / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+
+        return POPEN(["true"], **kwargs)
+
+    monkeypatch.setattr("eqssl_speech.study.runner.subprocess.Popen", start)
+    (tmp_path / "corpus").mkdir()
+    YAML(typ="safe", pure=True).dump(BASE, tmp_path / "w.yaml")
+
+    def run_study(
+        num_steps: int, found: dict[str, float], *options: str, status: int = 0
+    ) -> list[str]:
+        content = {
+            "sources": ["a"],
+            "pretraining": {"wav2vec2": {"config": "w.yaml"}},
+            "regimes": {"plain": {"settings": {"equilibrium": None}}},
+            "tuning": {"values": {LR: [0.001, 0.01]}, "num_steps": {LR: num_steps}},
+            "cells": [{"families": ["wav2vec2"], "regimes": ["plain"], "seeds": [1, 2]}],
+        }
+        YAML(typ="safe", pure=True).dump(content, tmp_path / "study.yaml")
+        losses.update(found)
+        started.clear()
+
+        arguments = [str(tmp_path / "study.yaml"), str(tmp_path / "corpus"), str(out)]
+        assert main(["study", *arguments, "--workers", "1", *options]) == status
+
+        return list(started)
+
+    return run_study
+
+
+def test_cells_of_the_same_choice_are_kept(run: Run, tmp_path: Path) -> None:
+    small_is_best = {"0.001": 4.0, "0.01": 5.0}
+    tune = [f"tune/wav2vec2/plain/{LR}={lr} {lr}" for lr in small_is_best]
+    cells = [f"pretrain/wav2vec2/plain/audio/seed-{seed} " for seed in (1, 2)]
+
+    assert run(100, small_is_best) == [*tune, *(f"{cell}0.001" for cell in cells)]
+    assert run(100, small_is_best) == []
+
+    assert run(200, small_is_best, status=2) == []
+    assert run(200, small_is_best, "--redo") == tune
+
+    # Of another choice, they are done again, once it is known.
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["groups"][0]["pretraining"]["plain"]["num_seeds"] == 2
+
+    assert run(250, {"0.001": 4.0, "0.01": 3.0}, "--redo") == [
+        *tune,
+        *(f"{cell}0.01" for cell in cells),
+    ]
+
+
+def test_cells_that_may_be_of_another_choice_are_in_no_table(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = {"0.001": 4.0, "0.01": 5.0}
+    run(100, losses)
+
+    record = tmp_path / "out" / "state" / "tune" / "wav2vec2" / "plain" / f"{LR}=0.01.json"
+    content = record.read_text()
+    record.unlink()
+    capsys.readouterr()
+
+    assert run(100, losses, "--tables") == []
+    assert "Pre-training" not in capsys.readouterr().out
+
+    record.write_text(content)
+    assert run(100, losses, "--tables") == []
+    assert "Pre-training" in capsys.readouterr().out
+
+
+def test_what_comes_before_is_found_through_all_that_it_needs() -> None:
+    def job(name: str, *needs: str, after: tuple[str, ...] = ()) -> Job:
+        return Job(name, list, needs, after)
+
+    jobs = [
+        job("labels"),
+        job("start", "labels"),
+        job("lr", "start"),
+        job("inner", "start", after=("lr",)),
+        job("other", "start"),
+        job("cell", "start", after=("inner",)),
+        job("test", "cell"),
+    ]
+
+    assert [j.name for j in list_before(jobs, ["cell"])] == ["labels", "start", "lr", "inner"]
+    assert [j.name for j in list_before(jobs, ["inner"])] == ["labels", "start", "lr"]
+    assert list_before(jobs, ["start"]) == []
