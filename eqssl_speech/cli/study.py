@@ -78,11 +78,17 @@ def _run(options: Namespace) -> int:
 
     if options.list:
         stale = {job.name for job in state.list_stale(jobs)}
+        undecided = set(state.list_undecided(jobs))
 
         for job in jobs:
-            # Of other settings or data than there are now.
-            is_done = "stale" if job.name in stale else "done" if state.read(job.name) else ""
-            print(f"{is_done:5}  {job.name}")
+            if job.name in stale:
+                status = "stale"
+            elif job.name in undecided:
+                status = "done?"
+            else:
+                status = "done" if state.read(job.name) else ""
+
+            print(f"{status:5}  {job.name}")
 
         return 0
 
@@ -104,9 +110,11 @@ def _run(options: Namespace) -> int:
             write()
             raise
 
-    results = write()
+    print(render_results(write()))
 
-    print(render_results(results))
+    # Without `--redo`, of another choice than there was.
+    state.set_aside(())
+    _refuse_or_redo(options, state, jobs)
 
     for name in failed:
         print(f"Failed: {name}; {state.find(name, 'log')} says why.", file=sys.stderr)
@@ -135,17 +143,22 @@ def _refuse_or_redo(options: Namespace, state: StudyState, jobs: Sequence[Job]) 
 
 def _run_all(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Job]) -> list[str]:
     """Run all jobs; first, those that decide whether what is done has the settings that are chosen now."""
-    from eqssl_speech.study.jobs import list_before
+    from eqssl_speech.study.jobs import list_after, list_before
 
-    while first := list_before(jobs, state.list_undecided(jobs)):
+    failed: list[str] = []
+
+    while not failed and (first := list_before(jobs, state.list_undecided(jobs))):
         failed = _run_jobs(options, out, state, first)
 
-        _refuse_or_redo(options, state, jobs)
+        if options.redo:
+            _refuse_or_redo(options, state, jobs)
 
-        if failed:
-            break  # The others go on.
+    left_out = {*failed, *state.list_undecided(jobs), *(job.name for job in state.list_stale(jobs))}
+    left_out |= list_after(jobs, left_out)
 
-    return _run_jobs(options, out, state, jobs)
+    return failed + _run_jobs(
+        options, out, state, [job for job in jobs if job.name not in left_out]
+    )
 
 
 def _run_jobs(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Job]) -> list[str]:

@@ -68,6 +68,21 @@ def list_before(jobs: Iterable[Job], names: Collection[str]) -> list[Job]:
     return [job for job in jobs if job.name in wanted]
 
 
+def list_after(jobs: Iterable[Job], names: Collection[str]) -> set[str]:
+    """List the jobs that cannot be run without some.
+
+    :param jobs: All jobs, each after those that it needs.
+    :param names: Those that are not run.
+    """
+    found: set[str] = set()
+
+    for job in jobs:
+        if not {*found, *names}.isdisjoint((*job.needs, *job.after)):
+            found.add(job.name)
+
+    return found
+
+
 def name_adaptation(cell: Cell, group: str, lr: float) -> str:
     """Return the name of the job that measures adaptation with steps of one size."""
     return f"{ADAPT}/{cell.name}/{group}/lr={lr:g}"

@@ -22,8 +22,8 @@ from eqssl_speech.tasks.signals import STOPPED
 
 STATE_DIRECTORY: Final = "state"
 
-_ASKED_TO_STOP: Final = (STOPPED, 128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM)
-"""The exit statuses of a job that was, and will go on."""
+_NOT_FAILED: Final = (0, STOPPED, 128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM)
+"""The exit statuses of a job that was asked to stop and will go on, or whose end was not written down any more."""
 
 
 @final
@@ -102,11 +102,11 @@ class StudyState:
         stop."""
         file = self.find(name, "jsonl")
 
-        if self.read(name) is not None or not file.is_file():
+        if name in self._aside or self.read(name) is not None or not file.is_file():
             return None
 
         attempts = self._read_attempts(name)
-        if not attempts or (status := attempts[-1]["status"]) in _ASKED_TO_STOP:
+        if not attempts or (status := attempts[-1]["status"]) in _NOT_FAILED:
             return None
 
         assert isinstance(status, int)
@@ -159,7 +159,7 @@ class StudyState:
             if (
                 names & set(job.needs)
                 or record["inputs"] != self.make_inputs(job)
-                or (is_decided and not self._is_command(record, job.make_command()))
+                or (is_decided and not self._is_command(record, job))
             ):
                 stale.append(job)
                 names.add(job.name)
@@ -182,9 +182,14 @@ class StudyState:
         """From now on, read jobs as if they were not done."""
         self._aside = frozenset(names)
 
-    def _is_command(self, record: Mapping[str, Any], command: Sequence[str]) -> bool:
-        """Say whether a command is that of a record, wherever the study, its corpus and its file now lie."""
+    def _is_command(self, record: Mapping[str, Any], job: Job) -> bool:
+        """Say whether the command of a job is that of a record, wherever the study, its corpus and its file now lie."""
         places = record.get("places", self._places)
+
+        try:
+            command = job.make_command()
+        except InputError:
+            return False  # There is none any more: all that was to be chosen from has diverged.
 
         return _generalize(record["command"], places) == _generalize(
             ["eqssl", *command], self._places

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from eqssl_speech.cli import main
-from eqssl_speech.study.jobs import Job, list_before
+from eqssl_speech.study.jobs import Job, list_after, list_before
 
 POPEN = subprocess.Popen
 
@@ -113,11 +115,45 @@ def test_cells_that_may_be_of_another_choice_are_in_no_table(
     capsys.readouterr()
 
     assert run(100, losses, "--tables") == []
-    assert "Pre-training" not in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "Pre-training" not in output
+    assert "Failed" not in output
+
+    assert run(100, losses, "--list") == []
+    statuses = [line[:5].strip() for line in capsys.readouterr().out.splitlines()]
+    assert statuses == ["done", "", "done?", "done?"]
 
     record.write_text(content)
     assert run(100, losses, "--tables") == []
     assert "Pre-training" in capsys.readouterr().out
+
+
+def test_without_leave_cells_of_another_choice_are_kept_and_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = {"0.001": 4.0, "0.01": 5.0}
+    cells = [f"pretrain/wav2vec2/plain/audio/seed-{seed} " for seed in (1, 2)]
+    run(100, losses)
+
+    record = tmp_path / "out" / "state" / "tune" / "wav2vec2" / "plain" / f"{LR}=0.01.json"
+    record.unlink()
+    shutil.rmtree(tmp_path / "out" / "tune" / "wav2vec2" / "plain" / f"{LR}=0.01")
+
+    changed = {"0.001": 4.0, "0.01": 3.0}
+    assert run(100, changed, status=2) == [f"tune/wav2vec2/plain/{LR}=0.01 0.01"]
+    assert "2 of the jobs" in capsys.readouterr().err
+    assert run(100, changed, "--redo") == [f"{cell}0.01" for cell in cells]
+
+
+def test_where_all_values_diverge_only_their_cells_fail(run: Run, tmp_path: Path) -> None:
+    run(100, {"0.001": 4.0, "0.01": 5.0})
+
+    nothing = {"0.001": math.inf, "0.01": math.inf}
+    assert len(run(200, nothing, "--redo", status=1)) == 2
+
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["groups"] == []
+    assert set(results["failed"].values()) == {2}
 
 
 def test_what_comes_before_is_found_through_all_that_it_needs() -> None:
@@ -137,3 +173,4 @@ def test_what_comes_before_is_found_through_all_that_it_needs() -> None:
     assert [j.name for j in list_before(jobs, ["cell"])] == ["labels", "start", "lr", "inner"]
     assert [j.name for j in list_before(jobs, ["inner"])] == ["labels", "start", "lr"]
     assert list_before(jobs, ["start"]) == []
+    assert list_after(jobs, ["lr"]) == {"inner", "cell", "test"}
