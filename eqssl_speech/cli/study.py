@@ -52,7 +52,9 @@ def add(commands: Any) -> None:
         "--redo", action="store_true", help="do again what was done with other settings or data"
     )
     only.add_argument(
-        "--list", action="store_true", help="list the jobs, and which are done or stale"
+        "--list",
+        action="store_true",
+        help="list the jobs: done, stale, or done but perhaps stale (done?)",
     )
     only.add_argument("--tables", action="store_true", help="only print the tables")
 
@@ -112,12 +114,13 @@ def _run(options: Namespace) -> int:
 
     print(render_results(write()))
 
-    # Without `--redo`, of another choice than there was.
-    state.set_aside(())
-    _refuse_or_redo(options, state, jobs)
-
     for name in failed:
         print(f"Failed: {name}; {state.find(name, 'log')} says why.", file=sys.stderr)
+
+    if not options.tables and not options.redo:
+        # What is done has other settings than have now been chosen.
+        state.set_aside(())
+        _refuse_or_redo(options, state, jobs)
 
     return 1 if failed else 0
 
@@ -153,8 +156,8 @@ def _run_all(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Jo
         if options.redo:
             _refuse_or_redo(options, state, jobs)
 
-    left_out = {*failed, *state.list_undecided(jobs), *(job.name for job in state.list_stale(jobs))}
-    left_out |= list_after(jobs, left_out)
+    stale = [job.name for job in state.list_stale(jobs)]
+    left_out = list_after(jobs, {*failed, *state.list_undecided(jobs), *stale})
 
     return failed + _run_jobs(
         options, out, state, [job for job in jobs if job.name not in left_out]

@@ -69,15 +69,15 @@ def list_before(jobs: Iterable[Job], names: Collection[str]) -> list[Job]:
 
 
 def list_after(jobs: Iterable[Job], names: Collection[str]) -> set[str]:
-    """List the jobs that cannot be run without some.
+    """List some jobs, and those that cannot be run without them.
 
     :param jobs: All jobs, each after those that it needs.
     :param names: Those that are not run.
     """
-    found: set[str] = set()
+    found = set(names)
 
     for job in jobs:
-        if not {*found, *names}.isdisjoint((*job.needs, *job.after)):
+        if not found.isdisjoint((*job.needs, *job.after)):
             found.add(job.name)
 
     return found

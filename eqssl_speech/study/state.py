@@ -94,15 +94,16 @@ class StudyState:
 
     def add_attempt(self, job: Job, attempt: Attempt) -> None:
         """Remember a process that has ended."""
-        with self.find(job.name, "jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(attempt)) + "\n")
+        attempts = [*self._read_attempts(job.name), asdict(attempt)]
+        lines = "".join(json.dumps(x) + "\n" for x in attempts)
+
+        # Whole or not at all: what is appended to a line that a full disk has torn would be lost with it.
+        replace_file(self.find(job.name, "jsonl"), lines.encode())
 
     def find_failure(self, name: str) -> int | None:
         """Return how the last attempt at a job ended that is not done; ``None`` if there is none, or if it was asked to
         stop."""
-        file = self.find(name, "jsonl")
-
-        if name in self._aside or self.read(name) is not None or not file.is_file():
+        if name in self._aside or self.read(name) is not None:
             return None
 
         attempts = self._read_attempts(name)
@@ -129,8 +130,8 @@ class StudyState:
     def _read_attempts(self, name: str) -> list[dict[str, Any]]:
         attempts = []
 
-        # What a full disk or a power cut has torn is not one.
-        with suppress(ValueError):
+        # What a power cut has torn is not one.
+        with suppress(FileNotFoundError, ValueError):
             for line in self.find(name, "jsonl").read_text(encoding="utf-8").splitlines():
                 attempts.append(json.loads(line))
 
@@ -168,15 +169,15 @@ class StudyState:
 
     def list_undecided(self, jobs: Iterable[Job]) -> list[str]:
         """List the jobs that were done or begun, and may be stale: it shows once others are done that come before."""
-        names: list[str] = []
+        names: dict[str, None] = {}
 
         for job in jobs:
-            is_open = not all(map(self.read, job.after)) or set(names) & set(job.needs)
+            is_open = not all(map(self.read, job.after)) or names.keys() & set(job.needs)
 
             if is_open and (self.read(job.name) or self._read_begun(job.name)):
-                names.append(job.name)
+                names[job.name] = None
 
-        return names
+        return list(names)
 
     def set_aside(self, names: Iterable[str]) -> None:
         """From now on, read jobs as if they were not done."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import pytest
 from fairseq2.utils.structured import StandardValueConverter
 from fairseq2.utils.validation import StandardObjectValidator
 from ruamel.yaml import YAML
+from small_studies import BASE, TUNING, make_planner, write_loss, write_study
 
 from eqssl_speech.error import InputError
 from eqssl_speech.study.cells import Cell, SettingsMaker
@@ -20,80 +20,6 @@ from eqssl_speech.tasks.pretrain.config import PretrainConfig
 _UNTRAINED = ("start", "random")
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "equilibrium_study" / "study.yaml"
-
-TUNING: dict[str, Any] = {
-    "values": {"optimizer.config.lr": [0.001, 0.01]},
-    "num_steps": {"optimizer.config.lr": 150},
-}
-
-BASE: dict[str, Any] = {
-    "dataset": {"audio_seconds_per_update": 48},
-    "regime": {
-        "num_steps": 300,
-        "validate_every_n_steps": 150,
-        "checkpoint_every_n_steps": 50,
-        "publish_metrics_every_n_steps": 25,
-    },
-    "lr_scheduler": {"config": {"num_warmup_steps": 4}},
-    "equilibrium": {"num_inner_steps": 1, "inner_lr": 0.03},
-}
-
-
-def write_study(directory: Path, **changes: Any) -> Path:
-    """Write a study of two regimes."""
-    content = {
-        "sources": ["a", "b"],
-        "pretraining": {
-            "wav2vec2": {"config": "w.yaml"},
-            "hubert": {"config": "w.yaml", "labels": []},
-        },
-        "regimes": {
-            "plain": {"settings": {"equilibrium": None}},
-            "last-3": {
-                "settings": {
-                    "equilibrium.num_inner_steps": 3,
-                    "equilibrium.start_after_num_steps": 40,
-                },
-                "tune": {"equilibrium.inner_lr": [0.1, 1.0]},
-            },
-            "random": {"is_random": True},
-        },
-        "tuning": TUNING,
-        "finetuning": {
-            "config": "w.yaml",
-            "seen": ["a"],
-            "unseen": ["c"],
-            "labels": {"few": {"dataset.max_minutes_per_source": 1}},
-        },
-        "adaptation": {"seen": ["a"], "unseen": ["c"]},
-        "cells": [
-            {
-                "families": ["hubert"],
-                "regimes": ["plain", "last-3", "random"],
-                "seeds": [1],
-                "labels": ["few"],
-            }
-        ],
-    }
-    file = directory / "study.yaml"
-    YAML(typ="safe", pure=True).dump({**content, **changes}, file)
-    YAML(typ="safe", pure=True).dump(BASE, directory / "w.yaml")
-
-    return file
-
-
-def make_planner(directory: Path, **changes: Any) -> Planner:
-    study = read_study(write_study(directory, **changes))
-
-    return Planner(study, directory, directory / "corpus", directory / "out")
-
-
-def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> Path:
-    metrics = directory / "out" / job / "metrics"
-    metrics.mkdir(parents=True)
-    (metrics / "valid.jsonl").write_text(json.dumps({"Step": step, **losses}) + "\n")
-
-    return metrics
 
 
 def test_the_recipe_is_a_study() -> None:
@@ -336,63 +262,6 @@ def test_a_start_is_compared_with_what_goes_on_from_it(tmp_path: Path) -> None:
     assert [file.name for file in jobs["phones/hubert/start/audio/seed-1/layer-2"].files] == [
         "train.phones.ctm"
     ]
-
-
-def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
-    num_steps = {"optimizer.config.lr": 150, "equilibrium.inner_lr": 150}
-    planner = make_planner(tmp_path, tuning=TUNING | {"num_steps": num_steps})
-    jobs = {job.name: job for job in planner.list_jobs()}
-    tune = "tune/hubert/last-3"
-
-    # The first half of a run that has half as many updates is the first half of the other.
-    first = jobs[f"{tune}/optimizer.config.lr=0.001"].make_command()
-    assert {
-        "regime.num_steps=150",
-        "common.seed=1000",
-        "equilibrium.start_after_num_steps=20",
-    } <= set(first)
-
-    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0)
-
-    # At theta or after adaptation, whichever is lower.
-    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.01", plain_loss=6.0, adapted_loss=3.0)
-
-    inner = jobs[f"{tune}/equilibrium.inner_lr=1"]
-    assert {
-        "optimizer.config.lr=0.01",
-        "equilibrium.inner_lr=1.0",
-        # Judged by the steps that it is trained for.
-        "validation.adaptation_lr=1.0",
-        "validation.num_adaptation_steps=3",
-    } <= set(inner.make_command())
-    assert set(inner.after) == {f"{tune}/optimizer.config.lr={x:g}" for x in (0.001, 0.01)}
-
-    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=0.1", plain_loss=3.5)
-    # The run of 1.0 was better before it diverged.
-    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=1", step=100, plain_loss=1.0)
-
-    command = jobs["pretrain/hubert/last-3/audio/seed-1"].make_command()
-    assert {"optimizer.config.lr=0.01", "equilibrium.inner_lr=0.1", "common.seed=1"} <= set(command)
-    assert not any(word.startswith("validation.") for word in command)
-
-    with pytest.raises(InputError, match=r"no run with `optimizer.config.lr` of .* has a loss"):
-        jobs["pretrain/hubert/plain/audio/seed-1"].make_command()
-
-
-def test_an_average_without_sources_that_diverge_chooses_nothing(tmp_path: Path) -> None:
-    planner = make_planner(tmp_path)
-    regime, tune = ("hubert", "last-3", "optimizer.config.lr"), "tune/hubert/last-3"
-    metrics = write_loss(
-        tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0, adapted_loss=3.0
-    )
-    (metrics / "valid").mkdir()
-
-    for source, losses in (("a", {"adapted_loss": 3.0}), ("b", {})):
-        row = {"Step": 150, "plain_loss": 4.0, **losses}
-        (metrics / "valid" / f"{source}.jsonl").write_text(json.dumps(row) + "\n")
-        expected = 3.0 if losses else 4.0
-
-        assert planner.read_tuning(*regime, 0.001) == expected
 
 
 @pytest.mark.parametrize("counting", get_args(Counting))

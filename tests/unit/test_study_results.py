@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from small_studies import BASE
 
 from eqssl_speech.decoding.error_rates import ErrorCounts
 from eqssl_speech.report.hypotheses import write_hypotheses
@@ -20,17 +21,6 @@ from eqssl_speech.study.state import Attempt, StudyState
 from eqssl_speech.study.study_file import Study, read_study
 from eqssl_speech.study.tables import list_tables
 from eqssl_speech.tasks.evaluate.scores import ScoredUtterance
-
-PRE_TRAINING = {
-    "dataset": {"audio_seconds_per_update": 48},
-    "regime": {
-        "num_steps": 300,
-        "publish_metrics_every_n_steps": 10,
-        "checkpoint_every_n_steps": 100,
-    },
-    "lr_scheduler": {"config": {"num_warmup_steps": 30}},
-    "equilibrium": {"num_inner_steps": 1},
-}
 
 
 class FinishedStudy:
@@ -45,7 +35,7 @@ class FinishedStudy:
         }
         yaml = YAML(typ="safe", pure=True)
         yaml.dump(content, directory / "study.yaml")
-        yaml.dump(PRE_TRAINING, directory / "w.yaml")
+        yaml.dump(BASE, directory / "w.yaml")
 
         self.study: Study = read_study(directory / "study.yaml")
         self.out = directory / "out"

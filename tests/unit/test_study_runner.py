@@ -127,6 +127,10 @@ def test_a_line_that_a_full_disk_has_torn_is_no_attempt(tmp_path: Path) -> None:
 
     assert state.find_failure("a/1") == 1
 
+    # Nor does it take the next with it.
+    run_jobs(tmp_path, [make_job("a/1", "exit 3")])
+    assert state.find_failure("a/1") == 3
+
     state.find("a/1", "jsonl").write_text("")
     assert state.find_failure("a/1") is None
 

@@ -1,4 +1,4 @@
-"""Cells are done again if tuning comes to another choice, and only then."""
+"""What tuning chooses is trained with; cells are done again if it comes to another choice, and only then."""
 
 from __future__ import annotations
 
@@ -12,24 +12,15 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from small_studies import BASE, TUNING, make_planner, write_loss
 
 from eqssl_speech.cli import main
+from eqssl_speech.error import InputError
 from eqssl_speech.study.jobs import Job, list_after, list_before
 
 POPEN = subprocess.Popen
 
 LR = "optimizer.config.lr"
-
-BASE = {
-    "dataset": {"audio_seconds_per_update": 48},
-    "regime": {
-        "num_steps": 300,
-        "validate_every_n_steps": 100,
-        "checkpoint_every_n_steps": 100,
-        "publish_metrics_every_n_steps": 50,
-    },
-    "lr_scheduler": {"config": {"num_warmup_steps": 30}},
-}
 
 Run = Callable[..., list[str]]
 
@@ -173,4 +164,61 @@ def test_what_comes_before_is_found_through_all_that_it_needs() -> None:
     assert [j.name for j in list_before(jobs, ["cell"])] == ["labels", "start", "lr", "inner"]
     assert [j.name for j in list_before(jobs, ["inner"])] == ["labels", "start", "lr"]
     assert list_before(jobs, ["start"]) == []
-    assert list_after(jobs, ["lr"]) == {"inner", "cell", "test"}
+    assert list_after(jobs, ["lr"]) == {"lr", "inner", "cell", "test"}
+
+
+def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
+    num_steps = {"optimizer.config.lr": 150, "equilibrium.inner_lr": 150}
+    planner = make_planner(tmp_path, tuning=TUNING | {"num_steps": num_steps})
+    jobs = {job.name: job for job in planner.list_jobs()}
+    tune = "tune/hubert/last-3"
+
+    # The first half of a run that has half as many updates is the first half of the other.
+    first = jobs[f"{tune}/optimizer.config.lr=0.001"].make_command()
+    assert {
+        "regime.num_steps=150",
+        "common.seed=1000",
+        "equilibrium.start_after_num_steps=20",
+    } <= set(first)
+
+    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0)
+
+    # At theta or after adaptation, whichever is lower.
+    write_loss(tmp_path, f"{tune}/optimizer.config.lr=0.01", plain_loss=6.0, adapted_loss=3.0)
+
+    inner = jobs[f"{tune}/equilibrium.inner_lr=1"]
+    assert {
+        "optimizer.config.lr=0.01",
+        "equilibrium.inner_lr=1.0",
+        # Judged by the steps that it is trained for.
+        "validation.adaptation_lr=1.0",
+        "validation.num_adaptation_steps=3",
+    } <= set(inner.make_command())
+    assert set(inner.after) == {f"{tune}/optimizer.config.lr={x:g}" for x in (0.001, 0.01)}
+
+    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=0.1", plain_loss=3.5)
+    # The run of 1.0 was better before it diverged.
+    write_loss(tmp_path, f"{tune}/equilibrium.inner_lr=1", step=100, plain_loss=1.0)
+
+    command = jobs["pretrain/hubert/last-3/audio/seed-1"].make_command()
+    assert {"optimizer.config.lr=0.01", "equilibrium.inner_lr=0.1", "common.seed=1"} <= set(command)
+    assert not any(word.startswith("validation.") for word in command)
+
+    with pytest.raises(InputError, match=r"no run with `optimizer.config.lr` of .* has a loss"):
+        jobs["pretrain/hubert/plain/audio/seed-1"].make_command()
+
+
+def test_an_average_without_sources_that_diverge_chooses_nothing(tmp_path: Path) -> None:
+    planner = make_planner(tmp_path)
+    regime, tune = ("hubert", "last-3", "optimizer.config.lr"), "tune/hubert/last-3"
+    metrics = write_loss(
+        tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0, adapted_loss=3.0
+    )
+    (metrics / "valid").mkdir()
+
+    for source, losses in (("a", {"adapted_loss": 3.0}), ("b", {})):
+        row = {"Step": 150, "plain_loss": 4.0, **losses}
+        (metrics / "valid" / f"{source}.jsonl").write_text(json.dumps(row) + "\n")
+        expected = 3.0 if losses else 4.0
+
+        assert planner.read_tuning(*regime, 0.001) == expected
