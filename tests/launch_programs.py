@@ -85,7 +85,7 @@ class Programs:
             [str(word) for word in command],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             cwd=self._directory,
             env=clean
             | {

@@ -44,7 +44,8 @@ def test_ranks_stop_together_and_notice_when_one_is_killed(tmp_path, torchrun):
 
     run = run_and_signal(command, directory, Signals.SIGKILL, next_metrics, find_rank(1))
 
-    assert time.monotonic() - started_at < 60
+    # Who waits for a rank waits 15 minutes; a busy machine is not taken for one that does.
+    assert time.monotonic() - started_at < 450
     assert f"Resuming from step {step_nr}" in run.output
     assert "rank      : 1" in run.output
     assert "Signal 9 (SIGKILL)" in run.output
@@ -64,7 +65,7 @@ def test_rank_that_raises_says_why_and_the_other_does_not_wait_for_it(tmp_path, 
     i = command.index("eqssl_speech")
     command[i - 1 : i + 1] = [str(worker)]
 
-    result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=300)
 
     output = result.stdout + result.stderr
 

@@ -55,8 +55,12 @@ def write_study(directory: Path, family: str) -> Path:
     content = {
         "sources": ["ru-festvox", "es-drascula"],
         "pretraining": {
-            "hubert": {"config": "pretrain.yaml", "labels": labels},
-            "wav2vec2": {"config": "pretrain.yaml", "start": {"equilibrium": None}},
+            "hubert": {
+                "config": "pretrain.yaml",
+                "labels": labels,
+                "start": {"equilibrium": None},
+            },
+            "wav2vec2": {"config": "pretrain.yaml"},
         },
         "settings": {"model.family": family},
         "baselines": ["plain"],
@@ -67,7 +71,7 @@ def write_study(directory: Path, family: str) -> Path:
                 "tune": {"equilibrium.inner_lr": [0.01, 0.1]},
             },
             "random": {"is_random": True},
-            **({"start": {"is_start": True}} if is_small else {}),
+            **({} if is_small else {"start": {"is_start": True}}),
         },
         "tuning": {"num_steps": {"equilibrium.inner_lr": 2}},
         "finetuning": {
@@ -88,7 +92,7 @@ def write_study(directory: Path, family: str) -> Path:
             "arguments": labels,
         },
         "cells": [
-            *([{"families": [family], "regimes": ["start"], "seeds": [1]}] if is_small else []),
+            *([] if is_small else [{"families": [family], "regimes": ["start"], "seeds": [1]}]),
             {
                 "families": [family],
                 "regimes": ["plain", "last-1"] + ["random"] * (not is_small),
@@ -119,7 +123,7 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
     finally:
         os.kill(process.pid, signal.SIGTERM)
 
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
 
     done = sorted(out.glob("state/**/*.json"))
     times = [path.stat().st_mtime_ns for path in done]
@@ -160,9 +164,9 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
         pnmi["last-1"] - pnmi["plain"]
     )
     assert set(phones) == set(group["adaptation"]) == set(group["pretraining"])
-    assert ("start" in phones) == (family == "wav2vec2")
+    assert ("start" in phones) == (family == "hubert")
 
-    if family == "wav2vec2":
+    if family == "hubert":
         log = (out / f"state/pretrain/{family}/plain/audio/seed-1.log").read_text()
         assert str(out / "start" / family / "seed-1") in log
 

@@ -234,11 +234,11 @@ class Replicas:
     def all_reduce(self, vector: Tensor) -> None:
         with self._lock:
             self._total = vector.clone() if self._total is None else self._total + vector
-        self._barrier.wait(timeout=10)
+        self._barrier.wait(timeout=60)
         vector.copy_(self._total)
-        if self._barrier.wait(timeout=10) == 0:
+        if self._barrier.wait(timeout=60) == 0:
             self._total = None
-        self._barrier.wait(timeout=10)
+        self._barrier.wait(timeout=60)
 
     def run(self, function: Callable[[int], object]) -> list[object]:
         with ThreadPoolExecutor(self._num_replicas) as pool:

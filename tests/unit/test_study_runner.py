@@ -323,7 +323,7 @@ def test_a_study_that_is_asked_to_stop_stops_its_jobs(
     pids = read_pids(tmp_path / "pids")
 
     os.kill(process.pid, number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
 
     assert "KeyboardInterrupt" in error
     assert not any(map(is_alive, pids))
@@ -340,7 +340,7 @@ def test_who_asks_twice_does_not_wait(tmp_path: Path) -> None:
     time.sleep(1.0)
     assert process.poll() is None
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
     assert not any(map(is_alive, pids))
     out = tmp_path / "out"
@@ -353,7 +353,7 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
     pids = read_pids(tmp_path / "pids")
 
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
     try:
         with (
@@ -365,7 +365,7 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
 
