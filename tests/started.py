@@ -22,12 +22,15 @@ import numpy as np
 _PRELOADED = ["eqssl_speech.tasks.pretrain.recipe", "eqssl_speech.tasks.finetune.recipe"]
 
 
-def start(arguments: Sequence[str], env: Mapping[str, str], timeout_s: float) -> tuple[int, str]:
+def start(
+    arguments: Sequence[str], env: Mapping[str, str], timeout_s: float, *, errors: bool = True
+) -> tuple[int, str]:
     """Run ``python -m eqssl_speech`` to its end.
 
     :param arguments: What follows that.
     :param env: The environment; of what is read while modules are imported, that of the first start counts.
     :param timeout_s: How long it may take.
+    :param errors: Whether standard error is part of the output.
     :returns: The exit status, and what was written to standard output and standard error.
     """
     context = multiprocessing.get_context("forkserver")
@@ -36,7 +39,9 @@ def start(arguments: Sequence[str], env: Mapping[str, str], timeout_s: float) ->
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "output"
 
-        process = context.Process(target=_run, args=(list(arguments), dict(env), str(output)))
+        process = context.Process(
+            target=_run, args=(list(arguments), dict(env), str(output), errors)
+        )
 
         before = dict(os.environ)
         os.environ.update(env)
@@ -58,13 +63,13 @@ def start(arguments: Sequence[str], env: Mapping[str, str], timeout_s: float) ->
         return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
 
 
-def _run(arguments: list[str], env: dict[str, str], output: str) -> None:
+def _run(arguments: list[str], env: dict[str, str], output: str, errors: bool) -> None:
     os.environ.clear()
     os.environ.update(env)
 
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
-    os.dup2(file, 2)
+    os.dup2(file if errors else os.open(os.devnull, os.O_WRONLY), 2)
 
     sys.argv = ["eqssl", *arguments]
 

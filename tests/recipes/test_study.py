@@ -86,11 +86,11 @@ def write_study(directory: Path, family: str) -> Path:
             "unseen": [] if is_small else ["it-drascula"],
             "arguments": ["--steps", "2", "--batches", "1", "--batch-seconds", "4"],
         },
-        "phones": {
-            "source": "ru-festvox",
-            "layers": [1],
-            "arguments": labels,
-        },
+        **(
+            {}
+            if is_small
+            else {"phones": {"source": "ru-festvox", "layers": [1], "arguments": labels}}
+        ),
         "cells": [
             *([] if is_small else [{"families": [family], "regimes": ["start"], "seeds": [1]}]),
             {
@@ -156,17 +156,19 @@ def test_a_study_is_stopped_and_comes_to_its_tables(
     assert len(group["adaptation"]["plain"]["0.03"]["seen"]) == 3
     assert group["pretraining"]["last-1"]["total_audio_seconds"]["mean"] == pytest.approx(24, abs=1)
 
-    # Of one seed, a difference is no more than that.
-    phones = group["phones"]
-    pnmi = {regime: found["1"]["pnmi"]["mean"] for regime, found in phones.items()}
-    assert 0.0 < pnmi["last-1"] < 1.0
-    assert phones["last-1"]["1"]["difference"]["plain"]["value"] == pytest.approx(
-        pnmi["last-1"] - pnmi["plain"]
-    )
-    assert set(phones) == set(group["adaptation"]) == set(group["pretraining"])
-    assert ("start" in phones) == (family == "hubert")
+    assert set(group["adaptation"]) == set(group["pretraining"])
 
     if family == "hubert":
+        # Of one seed, a difference is no more than that.
+        phones = group["phones"]
+        pnmi = {regime: found["1"]["pnmi"]["mean"] for regime, found in phones.items()}
+        assert 0.0 < pnmi["last-1"] < 1.0
+        assert phones["last-1"]["1"]["difference"]["plain"]["value"] == pytest.approx(
+            pnmi["last-1"] - pnmi["plain"]
+        )
+        assert set(phones) == set(group["adaptation"])
+        assert "start" in phones
+
         log = (out / f"state/pretrain/{family}/plain/audio/seed-1.log").read_text()
         assert str(out / "start" / family / "seed-1") in log
 
