@@ -31,10 +31,12 @@ examples:
 _FOLDER: Final = """\
 Make a corpus of your recordings: DIR holds one folder per source (a language, a domain), each with audio
 files at any depth. Recordings that are 16 kHz mono stay where they are. Text is taken from `X.txt` beside
-`X.wav`, or from a `.tsv` in the source's folder with lines `path<TAB>text`, where there is any.
+`X.wav`, or from a `.tsv` in the source's folder with lines `path<TAB>text`, where there is any. A `sources.tsv` in
+DIR (columns source, language, domain, licence, with a header) says what each folder holds; without it languages are
+`und`, and no language's rules of writing are followed.
 
 examples:
-  eqssl prepare folder recordings corpora/mine
+  eqssl prepare folder recordings corpora/mine --test-share 0.05
   eqssl prepare folder recordings corpora/mine --resample --downmix --valid-share 0.1
 """
 
