@@ -5,7 +5,6 @@ Nothing here may fail where a package is missing or broken: that is what it is a
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Final, final
 
+from eqssl_speech.cores import num_cores
 from eqssl_speech.libsndfile import describe_libsndfile
 
 _PYTHON: Final = ((3, 10), (3, 12))
@@ -227,16 +227,9 @@ def _check_extension() -> Finding:
 
 def _describe_cpu() -> Finding:
     # Fewer than the machine's inside a container.
-    num_cores = _num_cores()
+    number = num_cores()
 
-    return Finding("cpu", f"{num_cores} core{'' if num_cores == 1 else 's'}")
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-
-    return os.cpu_count() or 1
+    return Finding("cpu", f"{number} core{'' if number == 1 else 's'}")
 
 
 def _describe_cuda() -> Finding:

@@ -80,7 +80,9 @@ def make_planner(directory: Path, **changes: Any) -> Planner:
 
 def write_loss(directory: Path, job: str, *, step: int = 150, **losses: float) -> Path:
     metrics = directory / "out" / job / "metrics"
-    metrics.mkdir(parents=True)
-    (metrics / "valid.jsonl").write_text(json.dumps({"Step": step, **losses}) + "\n")
+    (metrics / "valid").mkdir(parents=True)
+
+    for name in ("valid", "valid/a"):
+        (metrics / f"{name}.jsonl").write_text(json.dumps({"Step": step, **losses}) + "\n")
 
     return metrics

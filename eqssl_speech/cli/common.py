@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from eqssl_speech.cores import num_cores
 from eqssl_speech.tasks.signals import STOPPED, stop_request
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def add_jobs(parser: ArgumentParser) -> None:
         "--jobs",
         metavar="N",
         type=positive_int,
-        default=os.cpu_count() or 1,
+        default=num_cores(),
         help="files worked on at once (default: the number of cores)",
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eqssl_speech.cli.common import add_command, positive_int
+from eqssl_speech.cores import num_cores
 
 if TYPE_CHECKING:
     from eqssl_speech.study.jobs import Job
@@ -62,13 +63,15 @@ def add(commands: Any) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from eqssl_speech.error import InputError
     from eqssl_speech.study.planner import Planner
     from eqssl_speech.study.results import write_results
     from eqssl_speech.study.state import StudyState
-    from eqssl_speech.study.study_file import read_study
+    from eqssl_speech.study.study_file import read_study, require_sources
     from eqssl_speech.study.tables import render_results
 
     study = read_study(options.file)
+    require_sources(options.file, study, options.corpus)
 
     # Jobs are started elsewhere than here, perhaps another day.
     directory, corpus, out = (
@@ -76,67 +79,82 @@ def _run(options: Namespace) -> int:
     )
     planner = Planner(study, directory, corpus, out)
     jobs = planner.list_jobs()
+
+    if options.tables and not out.is_dir():
+        raise InputError(f"{options.out}: there is no such directory; correct the path.")
+
     state = StudyState(directory, corpus, out)
 
     if options.list:
-        stale = {job.name for job in state.list_stale(jobs)}
-        undecided = set(state.list_undecided(jobs))
-
-        for job in jobs:
-            if job.name in stale:
-                status = "stale"
-            elif job.name in undecided:
-                status = "done?"
-            else:
-                status = "done" if state.read(job.name) else ""
-
-            print(f"{status:5}  {job.name}")
+        _list(state, jobs)
 
         return 0
 
-    def write() -> dict[str, Any]:
-        # What is of other settings than are now chosen is not mixed with the rest, nor what may be.
-        state.set_aside(
-            {*state.list_undecided(jobs), *(job.name for job in state.list_stale(jobs))}
-        )
-
-        return write_results(study, planner, state, out)
-
-    _refuse_or_redo(options, state, jobs)
     failed: list[str] = []
 
+    def write() -> tuple[dict[str, Any], Sequence[Job]]:
+        judgement = state.judge(jobs)
+        # What is of other settings than are now chosen is not mixed with the rest, nor what may be.
+        state.set_aside({*judgement.undecided, *(job.name for job in judgement.stale)})
+
+        return write_results(study, planner, state, out), judgement.stale
+
     if not options.tables:
+        _refuse_or_redo(options, state, jobs)
+
         try:
             failed = _run_all(options, out, state, jobs)
         except KeyboardInterrupt:
             write()
             raise
 
-    print(render_results(write()))
+    results, stale = write()
+
+    print(render_results(results))
 
     for name in failed:
         print(f"Failed: {name}; {state.find(name, 'log')} says why.", file=sys.stderr)
 
-    if not options.tables and not options.redo:
-        # What is done has other settings than have now been chosen.
-        state.set_aside(())
-        _refuse_or_redo(options, state, jobs)
+    if stale:
+        print(
+            f"In no table: {_describe_stale(stale)}; do them again with `--redo`.", file=sys.stderr
+        )
 
-    return 1 if failed else 0
+    return 1 if failed or (stale and not options.tables) else 0
+
+
+def _list(state: StudyState, jobs: Sequence[Job]) -> None:
+    judgement = state.judge(jobs)
+    stale, undecided = {job.name for job in judgement.stale}, set(judgement.undecided)
+
+    for job in jobs:
+        if job.name in stale:
+            status = "stale"
+        elif job.name in undecided:
+            status = "done?"
+        else:
+            status = "done" if state.read(job.name) else ""
+
+        print(f"{status:5}  {job.name}")
+
+
+def _describe_stale(stale: Sequence[Job]) -> str:
+    return (
+        f"{len(stale)} of the jobs that are done or begun, the first of them {stale[0].name}, have other settings, "
+        "configuration files or data than there are now"
+    )
 
 
 def _refuse_or_redo(options: Namespace, state: StudyState, jobs: Sequence[Job]) -> None:
     from eqssl_speech.error import InputError
 
-    stale = state.list_stale(jobs)
+    stale = state.judge(jobs).stale
     if not stale:
         return
 
     if not options.redo:
         raise InputError(
-            f"{options.out}: {len(stale)} of the jobs that are done or begun, the first of them {stale[0].name}, have "
-            "other settings, configuration files or data than there are now; do them again with `--redo`, or choose "
-            "another directory."
+            f"{options.out}: {_describe_stale(stale)}; do them again with `--redo`, or choose another directory."
         )
 
     with state.lock():
@@ -150,14 +168,22 @@ def _run_all(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Jo
 
     failed: list[str] = []
 
-    while not failed and (first := list_before(jobs, state.list_undecided(jobs))):
+    while not failed:
+        judgement = state.judge(jobs)
+        blocked = list_after(jobs, [job.name for job in judgement.stale])
+        first = [j for j in list_before(jobs, judgement.undecided) if j.name not in blocked]
+
+        if all(state.read(job.name) for job in first):
+            break
+
         failed = _run_jobs(options, out, state, first)
 
         if options.redo:
             _refuse_or_redo(options, state, jobs)
 
-    stale = [job.name for job in state.list_stale(jobs)]
-    left_out = list_after(jobs, {*failed, *state.list_undecided(jobs), *stale})
+    judgement = state.judge(jobs)
+    stale = [job.name for job in judgement.stale]
+    left_out = list_after(jobs, {*failed, *judgement.undecided, *stale})
 
     return failed + _run_jobs(
         options, out, state, [job for job in jobs if job.name not in left_out]
@@ -177,11 +203,10 @@ def _run_jobs(options: Namespace, out: Path, state: StudyState, jobs: Sequence[J
     # Of those that this process may see.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(num_gpus)]
-    num_cores = len(os.sched_getaffinity(0))
-    num_workers = options.workers or num_gpus or num_cores
+    num_workers = options.workers or num_gpus or num_cores()
 
     # Each worker has a GPU of its own, or its share of the cores.
-    threads = str(max(1, num_cores // num_workers))
+    threads = str(max(1, num_cores() // num_workers))
     environment = [
         {"OMP_NUM_THREADS": threads}
         | ({"CUDA_VISIBLE_DEVICES": gpus[i % num_gpus]} if num_gpus else {})

@@ -24,7 +24,7 @@ _CHECKPOINT: Final = "regime.checkpoint_every_n_steps"
 _VALIDATE: Final = "regime.validate_every_n_steps"
 _WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
 
-# Of an equilibrium run only, which may leave them out.
+# Of an equilibrium run only, which may leave them out. Other schedules have no warm-up that is counted in updates.
 _INNER_COUNTS: Final = (
     "equilibrium.start_after_num_steps",
     "equilibrium.num_inner_warmup_steps",
@@ -115,20 +115,23 @@ class SettingsMaker:
         :param settings: The settings.
         :param num_steps: The updates.
         """
-        share = num_steps / self.require(family, settings, _NUM_STEPS)
+        whole = self.require(family, settings, _NUM_STEPS)
 
-        publish, checkpoint, warm_up = (
-            max(1, int(share * self.require(family, settings, name)))
-            for name in (_PUBLISH, _CHECKPOINT, _WARM_UP)
+        publish, checkpoint = (
+            max(1, self.require(family, settings, name) * num_steps // whole)
+            for name in (_PUBLISH, _CHECKPOINT)
         )
         # The host wants multiples.
         publish = math.gcd(num_steps, publish)
 
-        inner = {
-            name: int(share * number)
-            for name in _INNER_COUNTS
-            if isinstance(number := self.find(family, settings, name), int) and number > 0
-        }
+        inner, warm_up = (
+            {
+                name: max(least, number * num_steps // whole)
+                for name in names
+                if isinstance(number := self.find(family, settings, name), int) and number > 0
+            }
+            for names, least in ((_INNER_COUNTS, 0), ((_WARM_UP,), 1))
+        )
 
         return {
             **settings,
@@ -137,15 +140,13 @@ class SettingsMaker:
             _PUBLISH: publish,
             _CHECKPOINT: max(publish, checkpoint // publish * publish),
             _VALIDATE: num_steps,
-            _WARM_UP: warm_up,
+            **warm_up,
         }
 
     def _merge(self, regime: RegimeSection) -> Settings:
-        return {
-            "dataset.sources": self._study.sources,
-            **self._study.settings,
-            **regime.settings,
-        }
+        return merge_settings(
+            {"dataset.sources": self._study.sources}, self._study.settings, regime.settings
+        )
 
     def require(self, family: str, settings: Settings, name: str) -> int:
         """Return a setting that is a whole number.
@@ -163,10 +164,7 @@ class SettingsMaker:
         return value
 
     def find(self, family: str, settings: Settings, name: str) -> Any:
-        """Return a setting, of the regime or else of the configuration file; ``None`` if neither has it.
-
-        The regime may set it by itself or with a section around it.
-        """
+        """Return a setting, of the regime or else of the configuration file; ``None`` if neither has it."""
         parts = name.split(".")
 
         for length in range(len(parts), 0, -1):
@@ -183,6 +181,33 @@ class SettingsMaker:
             return {}
 
         return value
+
+
+def merge_settings(*layers: Settings) -> Settings:
+    """Put settings over others. A section stands for each of its keys; what is set to null below or above a setting
+    that comes later goes, as the host takes the section, whatever comes later.
+
+    :param layers: The settings, the last of which count.
+    """
+    merged: Settings = {}
+
+    for layer in layers:
+        for name, value in _flatten(layer):
+            for other in list(merged):
+                if other.startswith(f"{name}.") or name.startswith(f"{other}."):
+                    del merged[other]
+
+            merged[name] = value
+
+    return merged
+
+
+def _flatten(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def iterate_plans(study: Study, maker: SettingsMaker) -> Iterator[PlannedCell]:

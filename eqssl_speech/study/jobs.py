@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from eqssl_speech.error import InputError
 from eqssl_speech.study.cells import Cell
 
 START: Final = "start"
@@ -19,6 +20,11 @@ PHONES: Final = "phones"
 
 SEEN: Final = "seen"
 UNSEEN: Final = "unseen"
+
+
+@final
+class NothingToChooseError(InputError):
+    """Raised when all runs have diverged that a setting was to be chosen from."""
 
 
 @final

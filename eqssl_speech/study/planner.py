@@ -15,6 +15,7 @@ from eqssl_speech.study.cells import (
     iterate_plans,
     list_arguments,
     list_cells,
+    merge_settings,
 )
 from eqssl_speech.study.jobs import (
     FINETUNE,
@@ -25,6 +26,7 @@ from eqssl_speech.study.jobs import (
     TUNE,
     UNSEEN,
     Job,
+    NothingToChooseError,
     name_adaptation,
     name_phones,
     name_tuning,
@@ -63,12 +65,16 @@ class Planner:
         self._phones: tuple[Path, ...] = ()
 
         if study.phones is not None:
-            self._phones = tuple(sorted((corpus / study.phones.source).glob("*.phones.ctm")))
+            directory = corpus / study.phones.source
+            self._phones = tuple(sorted(directory.glob("*.phones.ctm")))
 
-            if not self._phones:
+            # What is labelled.
+            if not {f"{split}.phones.ctm" for split in ("train", "valid")} & {
+                file.name for file in self._phones
+            }:
                 raise InputError(
-                    f"{corpus / study.phones.source}: has no phone labels (`SPLIT.phones.ctm`); name a source that has "
-                    "in `phones.source`, or leave `phones` out."
+                    f"{directory}: has no phone labels (`train.phones.ctm`, `valid.phones.ctm`); name a source "
+                    "that has in `phones.source`, or leave `phones` out."
                 )
 
     def list_cells(self) -> list[PlannedCell]:
@@ -89,7 +95,10 @@ class Planner:
         return _name_start(cell.family, cell.seed) if how.is_start else f"{PRETRAIN}/{cell.name}"
 
     def list_jobs(self) -> list[Job]:
-        """List the jobs in the order in which they are started, each after those that it needs."""
+        """List the jobs in the order in which they are started, each after those that it needs.
+
+        :raises InputError: If a configuration lacks a number that has to change, or has none of what is tuned.
+        """
         for planned in iterate_plans(self._study, self._maker):
             self._plan(planned)
 
@@ -101,7 +110,8 @@ class Planner:
         :param family: The family.
         :param regime: The regime.
         :param until: Only those that are chosen before this one.
-        :raises InputError: If no run of some setting came to a loss.
+        :raises NothingToChooseError: If no run of some setting came to a loss.
+        :raises InputError: If what a run came to cannot be read.
         """
         chosen: Settings = {}
 
@@ -113,7 +123,7 @@ class Planner:
             best = min(losses, key=lambda v: losses[v])
 
             if not math.isfinite(losses[best]):
-                raise InputError(
+                raise NothingToChooseError(
                     f"{self._out / TUNE / family / regime}: no run with `{name}` of {values} has a loss; try others."
                 )
 
@@ -184,11 +194,9 @@ class Planner:
             return ()
 
         name = _name_start(family, seed)
-        settings = {
-            "dataset.sources": self._study.sources,
-            **self._study.settings,
-            **section.start,
-        }
+        settings = merge_settings(
+            {"dataset.sources": self._study.sources}, self._study.settings, section.start
+        )
 
         self._add(
             Job(
@@ -207,6 +215,7 @@ class Planner:
         if not tuned:
             return ()
 
+        self._require_tunable(family, regime)
         start = self._plan_start(family, seed)
         before: list[str] = []
 
@@ -237,6 +246,16 @@ class Planner:
             before += jobs
 
         return tuple(before)
+
+    def _require_tunable(self, family: str, regime: str) -> None:
+        """Refuse at once what would be found out by the first run of tuning."""
+        for name in self.list_tuned(regime):
+            for other, value in self._tuning_settings(family, regime, name).items():
+                if value is None and name.startswith(f"{other}."):
+                    raise InputError(
+                        f"`{name}` is to be tuned, but `{regime}` has no `{other}`; tune it in `regimes.*.tune` of "
+                        "those that have one."
+                    )
 
     def _tuning_settings(self, family: str, regime: str, name: str) -> Settings:
         """Return what is common to runs that tune a setting of a regime, which hear in an update what its cells do."""
@@ -287,29 +306,20 @@ class Planner:
         assert section is not None
 
         tokenizer = f"tokenizer/{source}"
-        self._add(
-            Job(
-                tokenizer,
-                lambda: [
-                    "tokenizer",
-                    str(self._corpus),
-                    str(self._out / tokenizer),
-                    "--source",
-                    source,
-                ],
-            )
-        )
+        arguments = [str(self._corpus), str(self._out / tokenizer), "--source", source]
+        self._add(Job(tokenizer, lambda: ["tokenizer", *arguments]))
 
         finetune = f"{FINETUNE}/{cell.name}/{amount}/{source}"
-        settings = {
+        settings: Settings = {
             "dataset.corpus": str(self._corpus),
             "dataset.sources": [source],
             "tokenizer": str(self._out / tokenizer),
             "pretrained": None if pretrained is None else str(self._out / pretrained),
             "common.seed": cell.seed,
-            **section.labels[amount],
-            **self._study.regimes[cell.regime].finetuning,
         }
+        settings = merge_settings(
+            settings, section.labels[amount], self._study.regimes[cell.regime].finetuning
+        )
         self._add(
             Job(
                 finetune,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -173,7 +174,7 @@ def _average(
 def _read_losses(
     state: StudyState, out: Path, cell: Cell, amount: str, sources: list[str]
 ) -> dict[str, float]:
-    """Return the lowest validation loss by source."""
+    """Return the lowest validation loss by source; infinite if there never was a finite one."""
     losses = {}
 
     for source in sources:
@@ -181,7 +182,7 @@ def _read_losses(
         known = [x for row in history.values() if (x := get_number(row, "ctc_loss")) is not None]
 
         if known:
-            losses[source] = min(known)
+            losses[source] = min(filter(math.isfinite, known), default=math.inf)
 
     return losses
 

@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any, Final
 
 from eqssl_speech.error import InputError
-from eqssl_speech.files import replace_file
 from eqssl_speech.report.adaptation import read_adaptation
+from eqssl_speech.report.output import write_atomically
 from eqssl_speech.report.runs import get_number, read_history
 from eqssl_speech.study.cells import PlannedCell
 from eqssl_speech.study.jobs import (
@@ -85,16 +85,9 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
         },
     }
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(
-            out / RESULTS_FILE,
-            (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode(),
-        )
-    except OSError as ex:
-        raise InputError(
-            f"{out / RESULTS_FILE}: cannot be written ({ex.strerror}); make room, or correct the path."
-        ) from None
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / RESULTS_FILE, text.encode())
 
     return results
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -99,7 +99,8 @@ class StudyRunner:
                 return self._run(jobs, lock)
             except OSError as ex:
                 raise InputError(
-                    f"{self._out}: cannot be written ({ex.strerror}); make room, and start the study again."
+                    f"{ex.filename or self._out}: the study cannot go on ({ex.strerror}); mend that, such as by making "
+                    "room, and start it again."
                 ) from None
             finally:
                 self._end()
@@ -169,6 +170,11 @@ class StudyRunner:
 
             try:
                 command = job.make_command()
+                if not self._state.may_go_on(job, command):
+                    raise InputError(
+                        f"{job.name}: was begun with other settings, configuration files or data than there are now; "
+                        "do it again with `--redo`."
+                    )
             except InputError as ex:
                 log.write_text(f"{ex}\n", encoding="utf-8")
                 self._state.add_attempt(job, Attempt(self._find_version(), _WRONG_INPUT, 0.0))
@@ -217,11 +223,11 @@ class StudyRunner:
         for active in running:
             active.process.send_signal(signal.SIGTERM)
 
-        num_signals = self._num_signals
+        # Who asks again has no time for a checkpoint, even if both were asked before this.
+        num_signals = min(self._num_signals, 1)
         killed = False
 
         while any(active.process.poll() is None for active in running):
-            # Who asks again has no time for a checkpoint.
             if self._num_signals > num_signals:
                 killed = True
                 for active in running:
@@ -231,14 +237,22 @@ class StudyRunner:
 
         for active in running:
             status = active.process.returncode
-            self._finish(active, STOPPED if killed and status == -signal.SIGKILL else status)
+
+            # On a full disk each is tried: what can be written is, and the rest goes on from its checkpoint.
+            with suppress(OSError):
+                self._finish(active, STOPPED if killed and status == -signal.SIGKILL else status)
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
         def count(_: int, __: object) -> None:
             self._num_signals += 1
 
-        originals = {number: signal.signal(number, count) for number in _SIGNALS}
+        # `nohup` has the hang-up ignored.
+        originals = {
+            number: signal.signal(number, count)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
 
         try:
             yield

@@ -12,12 +12,13 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, final
 
 from eqssl_speech.error import InputError
 from eqssl_speech.files import replace_file
-from eqssl_speech.study.jobs import Job
+from eqssl_speech.study.jobs import Job, NothingToChooseError
 from eqssl_speech.tasks.signals import STOPPED
 
 STATE_DIRECTORY: Final = "state"
@@ -38,6 +39,18 @@ class Attempt:
     """How it ended."""
 
     wall_s: float
+
+
+@final
+@dataclass(frozen=True)
+class Judgement:
+    """Which of the jobs that are done or begun are not of what there is now."""
+
+    stale: tuple[Job, ...]
+    """Those with another command, or of other inputs."""
+
+    undecided: tuple[str, ...]
+    """Those that may be: it shows once others are done that come before."""
 
 
 @final
@@ -121,6 +134,8 @@ class StudyState:
         # A file may have been changed meanwhile.
         record = dict(self._read_begun(job.name) or {}) | {
             "status": status,
+            # What is done again is told from what was there, though it be the same.
+            "ended_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "wall_s": round(sum(attempt["wall_s"] for attempt in attempts), 1),
             "attempts": attempts,
         }
@@ -145,52 +160,67 @@ class StudyState:
 
         return _digest([self._corpus.encode(), *contents])
 
-    def list_stale(self, jobs: Iterable[Job]) -> list[Job]:
-        """List the jobs that were done or begun with another command, or of other inputs, than there are now."""
-        stale: list[Job] = []
-        names: set[str] = set()
+    def judge(self, jobs: Iterable[Job]) -> Judgement:
+        """Say which of the jobs that are done or begun are of what there is now.
+
+        :param jobs: All jobs, each after those that it needs.
+        :raises InputError: If a record, or what a job before has made, is damaged.
+        """
+        stale: dict[str, Job] = {}
+        undecided: dict[str, None] = {}
 
         for job in jobs:
-            record = self.read(job.name) or self._read_begun(job.name)
-            if record is None:
+            record = self.read(job.name)
+            begun = self._read_begun(job.name) if record is None else None
+            known = record or begun
+            if known is None:
                 continue
 
-            is_decided = not names & set(job.after) and all(map(self.read, job.after))
+            is_open = any(
+                self.read(name) is None or name in stale or name in undecided for name in job.after
+            )
 
             if (
-                names & set(job.needs)
-                or record["inputs"] != self.make_inputs(job)
-                or (is_decided and not self._is_command(record, job))
+                not stale.keys().isdisjoint(job.needs)
+                or known["inputs"] != self.make_inputs(job)
+                or (not is_open and not self._is_command(known, job, is_begun=record is None))
             ):
-                stale.append(job)
-                names.add(job.name)
+                stale[job.name] = job
+            elif is_open or not undecided.keys().isdisjoint(job.needs):
+                undecided[job.name] = None
 
-        return stale
+        return Judgement(tuple(stale.values()), tuple(undecided))
 
-    def list_undecided(self, jobs: Iterable[Job]) -> list[str]:
-        """List the jobs that were done or begun, and may be stale: it shows once others are done that come before."""
-        names: dict[str, None] = {}
+    def may_go_on(self, job: Job, command: Sequence[str]) -> bool:
+        """Say whether a job is begun with nothing else than a command, and what there is now, if it is begun."""
+        begun = self._read_begun(job.name)
 
-        for job in jobs:
-            is_open = not all(map(self.read, job.after)) or names.keys() & set(job.needs)
-
-            if is_open and (self.read(job.name) or self._read_begun(job.name)):
-                names[job.name] = None
-
-        return list(names)
+        return begun is None or (
+            begun["inputs"] == self.make_inputs(job)
+            and self._is_same(begun, command, is_begun=True)
+        )
 
     def set_aside(self, names: Iterable[str]) -> None:
         """From now on, read jobs as if they were not done."""
         self._aside = frozenset(names)
 
-    def _is_command(self, record: Mapping[str, Any], job: Job) -> bool:
-        """Say whether the command of a job is that of a record, wherever the study, its corpus and its file now lie."""
-        places = record.get("places", self._places)
-
+    def _is_command(self, record: Mapping[str, Any], job: Job, *, is_begun: bool) -> bool:
         try:
             command = job.make_command()
-        except InputError:
-            return False  # There is none any more: all that was to be chosen from has diverged.
+        except NothingToChooseError:
+            return False
+
+        return self._is_same(record, command, is_begun=is_begun)
+
+    def _is_same(
+        self, record: Mapping[str, Any], command: Sequence[str], *, is_begun: bool
+    ) -> bool:
+        """Say whether a command is that of a record, wherever the study, its corpus and its file now lie; a training
+        that is begun goes on only with what lies where it was."""
+        places = record.get("places", self._places)
+
+        if is_begun and any(places[name] != self._places[name] for name in ("CORPUS", "OUT")):
+            return False
 
         return _generalize(record["command"], places) == _generalize(
             ["eqssl", *command], self._places
@@ -207,12 +237,23 @@ class StudyState:
         )
 
     def forget(self, job: Job) -> None:
-        """Remove what a job has made, and its record."""
+        """Remove what a job has made, and its record.
+
+        :raises InputError: If it cannot be removed.
+        """
         # Killed meanwhile, it is neither done nor begun with what there is now.
         with suppress(FileNotFoundError):
             self.find(job.name, "json").replace(self.find(job.name, "begun"))
 
-        shutil.rmtree(self._out / job.name, ignore_errors=True)
+        # As long as some of it is there, so is what it was begun with.
+        try:
+            shutil.rmtree(self._out / job.name)
+        except FileNotFoundError:
+            pass
+        except OSError as ex:
+            raise InputError(
+                f"{self._out / job.name}: cannot be removed ({ex.strerror}); remove it by hand."
+            ) from None
 
         for suffix in ("jsonl", "log", "begun"):
             self.find(job.name, suffix).unlink(missing_ok=True)

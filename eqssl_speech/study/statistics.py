@@ -114,7 +114,7 @@ def summarize(values: Iterable[float | None]) -> dict[str, Any] | None:
 
 @final
 class Resampler:
-    """Draws seeds and utterances, the same for every regime."""
+    """Draws utterances, the same for every regime."""
 
     def __init__(self, num_resamples: int = NUM_RESAMPLES) -> None:
         """:param num_resamples: How often it draws."""

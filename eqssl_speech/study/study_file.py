@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from fairseq2.utils.structured import StandardValueConverter, StructureError
+from fairseq2.utils.structured import StandardValueConverter
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from eqssl_speech.data.corpus import load_corpus
 from eqssl_speech.error import InputError
+from eqssl_speech.study.shape import require_shape
 
 Settings: TypeAlias = dict[str, object]
 """What `--config` takes: values by the dotted names of keys."""
@@ -20,8 +21,6 @@ Settings: TypeAlias = dict[str, object]
 Counting: TypeAlias = Literal["audio", "updates", "gradients"]
 """What regimes of different K have in common: the audio of an update (and so the cost of a run), the number of updates
 with full batches, or the number of gradient evaluations with full batches."""
-
-_FIELD: Final = re.compile(r"^`(\w+)` field")
 
 
 @dataclass(kw_only=True)
@@ -186,9 +185,11 @@ def read_study(file: Path) -> Study:
         raise InputError(f"{file}: is not YAML ({' '.join(str(ex).split())}).") from None
 
     try:
-        study = StandardValueConverter().structure(content, Study)
-    except StructureError as ex:
-        raise InputError(f"{file}: {_describe(ex)}") from None
+        require_shape("", content, Study)
+    except InputError as ex:
+        raise InputError(f"{file}: {ex}") from None
+
+    study = StandardValueConverter().structure(content, Study)
 
     assert isinstance(study, Study)
 
@@ -197,9 +198,30 @@ def read_study(file: Path) -> Study:
     return study
 
 
+def require_sources(file: Path, study: Study, corpus: Path) -> None:
+    """Refuse a study that names sources which its corpus does not have.
+
+    :param file: The file of the study.
+    :param study: The study.
+    :param corpus: The corpus.
+    :raises InputError: If there is no such corpus, or it lacks a source.
+    """
+    known = {source.name: None for source in load_corpus(corpus).sources}
+    named = {
+        "sources": study.sources,
+        "finetuning": [] if study.finetuning is None else study.finetuning.sources,
+        "adaptation": []
+        if study.adaptation is None
+        else [*study.adaptation.seen, *study.adaptation.unseen],
+        "phones": [] if study.phones is None else [study.phones.source],
+    }
+
+    for section, names in named.items():
+        _require_known(f"{file}: `{section}`", names, known, str(corpus))
+
+
 def _check(file: Path, study: Study) -> None:
-    if not study.cells:
-        raise InputError(f"{file}: `cells` is empty; list at least one.")
+    _require_some(file, study)
 
     finetuning = study.finetuning
     amounts: Mapping[str, object] = {} if finetuning is None else finetuning.labels
@@ -237,6 +259,33 @@ def _check(file: Path, study: Study) -> None:
             raise InputError(
                 f"{file}: there is no file `{file.parent / config}`; correct `config`."
             )
+
+
+def _require_some(file: Path, study: Study) -> None:
+    lists: dict[str, Sized] = {
+        "sources": study.sources,
+        "pretraining": study.pretraining,
+        "regimes": study.regimes,
+        "cells": study.cells,
+        **{f"tuning.values.{name}": values for name, values in study.tuning.values.items()},
+        **{
+            f"regimes.{regime}.tune.{name}": values
+            for regime, how in study.regimes.items()
+            for name, values in how.tune.items()
+        },
+    }
+    for number, cells in enumerate(study.cells):
+        lists[f"cells[{number}].families"] = cells.families
+        lists[f"cells[{number}].regimes"] = cells.regimes
+        lists[f"cells[{number}].seeds"] = cells.seeds
+
+    for name, values in lists.items():
+        if not values:
+            raise InputError(f"{file}: `{name}` is empty; list at least one.")
+
+    for name, num_steps in study.tuning.num_steps.items():
+        if num_steps < 1:
+            raise InputError(f"{file}: `tuning.num_steps.{name}` is {num_steps}; give 1 or more.")
 
 
 def _require_trained(where: str, study: Study, cells: CellsSection) -> None:
@@ -283,14 +332,3 @@ def _require_known(where: str, names: list[str], known: Mapping[str, object], se
             raise InputError(
                 f"{where} names `{name}`, which `{section}` does not define (it has {', '.join(known) or 'nothing'})."
             )
-
-
-def _describe(ex: BaseException) -> str:
-    """Say what is wrong with which field, of what the host says of all that the field is in."""
-    fields = []
-
-    while ex.__cause__ is not None:
-        fields += _FIELD.findall(str(ex))
-        ex = ex.__cause__
-
-    return " ".join([*([f"`{'.'.join(fields)}`:"] if fields else []), *str(ex).split()])

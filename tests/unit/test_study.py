@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
+from fairseq2.utils.argparse import ConfigAction
+from fairseq2.utils.config import StandardConfigMerger
 from fairseq2.utils.structured import StandardValueConverter
 from fairseq2.utils.validation import StandardObjectValidator
 from ruamel.yaml import YAML
@@ -14,7 +17,7 @@ from small_studies import BASE, TUNING, make_planner, write_loss, write_study
 from eqssl_speech.error import InputError
 from eqssl_speech.study.cells import Cell, SettingsMaker
 from eqssl_speech.study.planner import Planner
-from eqssl_speech.study.study_file import Counting, read_study
+from eqssl_speech.study.study_file import read_study, require_sources
 from eqssl_speech.tasks.pretrain.config import PretrainConfig
 
 _UNTRAINED = ("start", "random")
@@ -53,7 +56,32 @@ def test_the_recipe_is_a_study() -> None:
         ({"cells": []}, "`cells` is empty"),
         ({"baselines": ["best"]}, "`baselines` names `best`, which `regimes` does not define"),
         ({"sources": ["a", "c"]}, "`c` is listed as unseen, but `sources` names it"),
-        ({"colour": 1}, "colour"),
+        ({"colour": 1}, "there is no `colour`; the file can have sources, pretraining, "),
+        (
+            {"regimes": {"plain": {"setings": {}}}},
+            "there is no `regimes.plain.setings`; `regimes.plain` can have settings, is_random, ",
+        ),
+        ({"pretraining": {"hubert": {}}}, "`pretraining.hubert.config` is missing; add it"),
+        ({"sources": "ru"}, "`sources` is `ru`, but must be a list"),
+        (
+            {"adaptation": {"seen": ["a"], "arguments": ["--steps", 20]}},
+            r"`adaptation.arguments\[1\]` is `20`, but must be text; put it in quotes",
+        ),
+        ({"tuning": {"num_steps": {"x": 0.5}}}, "`tuning.num_steps.x` is `0.5`, but must be a who"),
+        (
+            {"tuning": TUNING | {"num_steps": {"optimizer.config.lr": -1}}},
+            "`tuning.num_steps.optimizer.config.lr` is -1; give 1 or more",
+        ),
+        ({"tuning": {"values": {"x": []}}}, "`tuning.values.x` is empty; list at least one"),
+        ({"regimes": None}, "`regimes` is empty, but must be a section with keys of its own"),
+        (
+            {"cells": [{"families": ["hubert"], "regimes": ["plain"], "seeds": [1.5]}]},
+            r"`cells\[0\].seeds\[0\]` is `1.5`, but must be a whole number",
+        ),
+        (
+            {"cells": [{"families": ["hubert"], "regimes": ["plain"], "seeds": []}]},
+            r"`cells\[0\].seeds` is empty; list at least one",
+        ),
         ({"pretraining": {"hubert": {"config": "x.yaml"}}}, "there is no file `.*x.yaml`"),
         (
             {"cells": [{"families": ["hubert"], "regimes": ["plain"], "seeds": [1000]}]},
@@ -79,7 +107,7 @@ def test_the_recipe_is_a_study() -> None:
                     {"families": ["hubert"], "regimes": ["plain"], "seeds": [1], "counting": "x"}
                 ]
             },
-            "counting",
+            r"`cells\[0\].counting` is `x`, but must be one of audio, updates, gradients",
         ),
         (
             {
@@ -264,30 +292,90 @@ def test_a_start_is_compared_with_what_goes_on_from_it(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("counting", get_args(Counting))
-@pytest.mark.parametrize(
-    "regime", [n for n, r in read_study(RECIPE).regimes.items() if not r.is_random]
-)
-def test_the_settings_of_the_recipe_are_those_that_pre_training_takes(
-    regime: str, counting: Any
+def read_settings(command: list[str], content: Any) -> Any:
+    """Put the settings of a command into the content of a configuration file, as the host does."""
+    parser = ArgumentParser()
+    parser.add_argument("--config", action=ConfigAction)
+    options = parser.parse_args(command[command.index("--config") :])
+
+    for overrides in options.config:
+        content = StandardConfigMerger().merge(content, overrides)
+
+    return content
+
+
+def test_the_commands_of_the_recipe_are_such_as_pre_training_takes(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = read_study(RECIPE)
-    maker = SettingsMaker(study, RECIPE.parent)
+    planner = Planner(
+        study, RECIPE.parent, RECIPE.parents[1] / "quickstart" / "corpus", Path("out")
+    )
+    first = lambda regime: {name: values[0] for name, values in planner.list_tuned(regime).items()}  # noqa: E731
+    monkeypatch.setattr(planner, "choose", lambda family, regime, until=None: first(regime))
+    num_read = 0
 
-    for family, section in study.pretraining.items():
-        content = YAML(typ="safe", pure=True).load(RECIPE.parent / section.config)
-        settings = maker.make(family, regime, counting)
-        settings |= {key: values[0] for key, values in study.regimes[regime].tune.items()}
+    for job in planner.list_jobs():
+        if job.kind not in ("start", "tune", "pretrain"):
+            continue
 
-        if study.regimes[regime].is_start:
-            settings |= section.start or {}
-
-        for name, value in settings.items():
-            *parents, key = name.split(".")
-            target = content
-            for parent in parents:
-                target = target[parent]
-            target[key] = value
-
+        family = job.name.split("/")[1]
+        content = YAML(typ="safe", pure=True).load(RECIPE.parent / study.pretraining[family].config)
+        content = read_settings(job.make_command(), content)
         config = StandardValueConverter().structure(content, PretrainConfig)
         StandardObjectValidator().validate(config)
+
+        if job.kind == "pretrain":
+            settings = study.regimes[job.name.split("/")[2]].settings
+            assert (config.equilibrium is None) == ("equilibrium" in settings)
+            assert config.dataset.sources == study.sources
+
+        num_read += 1
+
+    assert num_read > 200
+
+
+def test_a_section_stands_for_each_of_its_keys(tmp_path: Path) -> None:
+    inner = {"equilibrium.inner_lr": [0.01, 0.1]}
+    own = {"equilibrium": {"num_inner_steps": 4, "inner_lr": 0.5}, "regime": {"num_steps": 600}}
+    planner = make_planner(
+        tmp_path,
+        settings={"equilibrium": None, "dataset": {"seed": 3}},
+        regimes={"plain": {"settings": own, "tune": inner}},
+        tuning={"num_steps": {"equilibrium.inner_lr": 100}},
+        cells=[{"families": ["hubert"], "regimes": ["plain"], "seeds": [1]}],
+    )
+    jobs = {job.name: job for job in planner.list_jobs()}
+
+    content = read_settings(jobs["tune/hubert/plain/equilibrium.inner_lr=0.1"].make_command(), BASE)
+    assert content["equilibrium"] == {"num_inner_steps": 4, "inner_lr": 0.1}
+    assert content["regime"]["num_steps"] == content["regime"]["validate_every_n_steps"] == 100
+    assert content["dataset"]["sources"] == ["a", "b"]
+    assert content["dataset"]["audio_seconds_per_update"] == 48
+    assert content["dataset"]["seed"] == 3
+
+
+def test_what_a_regime_does_not_have_is_not_tuned(tmp_path: Path) -> None:
+    planner = make_planner(tmp_path, tuning={"values": {"equilibrium.inner_lr": [0.1]}})
+
+    with pytest.raises(InputError, match="to be tuned, but `plain` has no `equilibrium`; tune it"):
+        planner.list_jobs()
+
+
+def test_sources_that_the_corpus_does_not_have_are_named(tmp_path: Path) -> None:
+    file = write_study(tmp_path)
+    study, corpus = read_study(file), tmp_path / "corpus"
+
+    with pytest.raises(InputError, match="corpus: there is no such corpus directory"):
+        require_sources(file, study, corpus)
+
+    for source in ("a", "b"):
+        (corpus / source).mkdir(parents=True)
+        (corpus / source / "train.tsv").touch()
+
+    with pytest.raises(InputError, match=r"`finetuning` names `c`, which `.*corpus` does not"):
+        require_sources(file, study, corpus)
+
+    (corpus / "c").mkdir()
+    (corpus / "c" / "train.tsv").touch()
+    require_sources(file, study, corpus)

@@ -1,4 +1,4 @@
-"""A study runs its jobs, goes on where it was stopped, and never mixes what was made of different things."""
+"""A study runs its jobs, and goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -8,52 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from shell_jobs import POPEN, make_job, make_state, run_jobs
 
 from eqssl_speech.error import InputError
 from eqssl_speech.study.jobs import Job
-from eqssl_speech.study.runner import StudyRunner
 from eqssl_speech.study.state import StudyState
-
-POPEN = subprocess.Popen
 
 LOOP = "echo $$ >> {}; trap '{}' TERM; while :; do sleep 0.1; done"
 """A line of shell that says its process and what it does when it is asked to stop."""
-
-
-@pytest.fixture(autouse=True)
-def shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the command of a job be a line of shell."""
-
-    def start(command: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
-        return POPEN(["/bin/sh", "-c", command[3]], **kwargs)
-
-    monkeypatch.setattr("eqssl_speech.study.runner.subprocess.Popen", start)
-
-
-def make_job(name: str, command: str, *needs: str, **kwargs: Any) -> Job:
-    return Job(name, lambda: [command], needs, **kwargs)
-
-
-def make_state(directory: Path) -> StudyState:
-    (directory / "corpus").mkdir(exist_ok=True)
-    (directory / "corpus" / "sources.tsv").write_text("a\n")
-
-    return StudyState(directory, directory / "corpus", directory / "out")
-
-
-def run_jobs(directory: Path, jobs: list[Job]) -> list[str]:
-    runner = StudyRunner(
-        make_state(directory),
-        num_workers=2,
-        find_version=lambda: "abc",
-        environment=[{}],
-        out=directory / "out",
-    )
-
-    return runner.run(jobs)
 
 
 def count_runs(directory: Path) -> str:
@@ -63,11 +27,12 @@ def count_runs(directory: Path) -> str:
 
 
 def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("1")
     jobs = [
-        make_job("a/1", "echo wrong >&2; exit 1"),
-        make_job("b/1", "true", "a/1"),
-        make_job("a/2", "true"),
-        make_job("b/2", "true", "a/2"),
+        make_job("a/1", f"echo wrong >&2; exit $(cat {tmp_path}/status)"),
+        make_job("b/1", f"echo 1 >> {tmp_path}/runs", "a/1"),
+        make_job("a/2", f"echo 2 >> {tmp_path}/runs"),
+        make_job("b/2", f"echo 3 >> {tmp_path}/runs", "a/2"),
     ]
 
     assert run_jobs(tmp_path, jobs) == ["a/1"]
@@ -79,11 +44,11 @@ def test_a_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert state.read("b/2") is not None
 
     # What is done is not done again; what failed is tried again, and what it was needed for goes on.
-    for number, job in enumerate(jobs):
-        jobs[number] = make_job(job.name, f"echo {number} >> {tmp_path}/runs", *job.needs)
+    assert count_runs(tmp_path) == "23"
+    (tmp_path / "status").write_text("0")
 
     assert run_jobs(tmp_path, jobs) == []
-    assert count_runs(tmp_path) == "01"
+    assert count_runs(tmp_path) == "123"
 
     record = state.read("a/1")
     assert record is not None
@@ -119,7 +84,9 @@ def test_what_was_asked_to_stop_has_not_failed(
 
 
 def test_a_line_that_a_full_disk_has_torn_is_no_attempt(tmp_path: Path) -> None:
-    run_jobs(tmp_path, [make_job("a/1", "exit 1")])
+    jobs = [make_job("a/1", f"exit $(cat {tmp_path}/status)")]
+    (tmp_path / "status").write_text("1")
+    run_jobs(tmp_path, jobs)
     state = make_state(tmp_path)
 
     with state.find("a/1", "jsonl").open("a") as stream:
@@ -128,7 +95,8 @@ def test_a_line_that_a_full_disk_has_torn_is_no_attempt(tmp_path: Path) -> None:
     assert state.find_failure("a/1") == 1
 
     # Nor does it take the next with it.
-    run_jobs(tmp_path, [make_job("a/1", "exit 3")])
+    (tmp_path / "status").write_text("3")
+    run_jobs(tmp_path, jobs)
     assert state.find_failure("a/1") == 3
 
     state.find("a/1", "jsonl").write_text("")
@@ -144,88 +112,32 @@ def test_only_divergence_is_a_result(tmp_path: Path, status: int, is_result: boo
 
 
 def test_times_of_all_attempts_count(tmp_path: Path) -> None:
-    assert run_jobs(tmp_path, [make_job("a/1", "sleep 0.5; exit 75")]) == ["a/1"]
-    assert run_jobs(tmp_path, [make_job("a/1", "sleep 0.5")]) == []
+    jobs = [make_job("a/1", f"sleep 0.5; exit $(cat {tmp_path}/status)")]
+
+    for status, failed in (("75", ["a/1"]), ("0", [])):
+        (tmp_path / "status").write_text(status)
+        assert run_jobs(tmp_path, jobs) == failed
 
     record = make_state(tmp_path).read("a/1")
     assert record is not None
     assert record["wall_s"] >= 1.0
 
 
-def change_command(jobs: list[Job], directory: Path) -> None:
-    jobs[1] = make_job("b/1", "true && true", "a/1")
-
-
-def change_file(jobs: list[Job], directory: Path) -> None:
-    (directory / "config.yaml").write_text("b: 2\n")
-
-
-def change_corpus(jobs: list[Job], directory: Path) -> None:
-    (directory / "corpus" / "x").mkdir(parents=True)
-    (directory / "corpus" / "x" / "train.tsv").write_text("more\n")
-
-
-def remove_record(jobs: list[Job], directory: Path) -> None:
-    """As who trains again by hand does."""
-    state = make_state(directory)
-    state.forget(jobs[0])
-    time.sleep(0.2)
-    run_jobs(directory, [make_job("a/1", "sleep 0.3")])
-
-
-@pytest.mark.parametrize(
-    ("change", "stale"),
-    [
-        (change_command, ["b/1", "c/1"]),
-        (change_file, ["b/2"]),
-        (change_corpus, ["a/1", "b/1", "c/1", "b/2"]),
-        (remove_record, ["a/1", "b/1", "c/1", "b/2"]),
-    ],
-)
-def test_what_was_made_of_something_else_is_stale_with_all_that_was_made_of_it(
-    tmp_path: Path, change: Any, stale: list[str]
+def test_a_full_disk_ends_a_study_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.yaml").write_text("a: 1\n")
-    jobs = [
-        make_job("a/1", "true"),
-        make_job("b/1", "true", "a/1"),
-        make_job("c/1", "true", "b/1"),
-        make_job("b/2", "true", "a/1", files=(tmp_path / "config.yaml",)),
-    ]
+    def add_attempt(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    assert run_jobs(tmp_path, jobs) == []
-    assert make_state(tmp_path).list_stale(jobs) == []
+    monkeypatch.setattr(StudyState, "add_attempt", add_attempt)
+    jobs = [make_job("a/1", "true"), make_job("a/2", "sleep 600")]
 
-    change(jobs, tmp_path)
+    with pytest.raises(InputError, match=r"the study cannot go on \(No space left on device\)"):
+        run_jobs(tmp_path, jobs)
 
-    state = make_state(tmp_path)
-    assert [job.name for job in state.list_stale(jobs)] == stale
-
-    for job in state.list_stale(jobs):
-        state.forget(job)
-
-    assert run_jobs(tmp_path, jobs) == []
-    assert make_state(tmp_path).list_stale(jobs) == []
-
-
-def test_a_study_may_be_moved(tmp_path: Path) -> None:
-    def make_jobs(directory: Path, lr: float = 0.1) -> list[Job]:
-        out = directory / "out"
-
-        return [
-            make_job("a/1", f"true {out}/a/1 --config-file {directory}/w.yaml lr={lr}"),
-            make_job("b/1", f"true {out}/b/1 {directory}/corpus pretrained={out}/a/1", "a/1"),
-        ]
-
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    assert run_jobs(here, make_jobs(here)) == []
-
-    here.rename(there)
-    assert make_state(there).list_stale(make_jobs(there)) == []
-    assert len(make_state(there).list_stale(make_jobs(there, lr=0.2))) == 2
-    # Of another study.
-    assert len(make_state(there).list_stale(make_jobs(here))) == 2
+    # Its jobs have been stopped all the same.
+    with make_state(tmp_path).lock():
+        pass
 
 
 def test_a_file_that_is_changed_while_a_job_reads_it_makes_it_stale(tmp_path: Path) -> None:
@@ -234,7 +146,7 @@ def test_a_file_that_is_changed_while_a_job_reads_it_makes_it_stale(tmp_path: Pa
     jobs = [make_job("a/1", f"echo more > {config}", files=(config,))]
 
     assert run_jobs(tmp_path, jobs) == []
-    assert make_state(tmp_path).list_stale(jobs) == jobs
+    assert make_state(tmp_path).judge(jobs).stale == tuple(jobs)
 
 
 def test_what_was_begun_with_something_else_is_stale_too(tmp_path: Path) -> None:
@@ -246,15 +158,15 @@ def test_what_was_begun_with_something_else_is_stale_too(tmp_path: Path) -> None
     (out / "b" / "1" / "checkpoint").touch()
 
     # What is asked to stop goes on with the same.
-    assert make_state(tmp_path).list_stale([begun]) == []
+    assert make_state(tmp_path).judge([begun]).stale == ()
 
     jobs = [make_job("a/1", "true"), make_job("b/1", "true", "a/1"), make_job("c/1", "true")]
     state = make_state(tmp_path)
-    assert state.list_stale(jobs) == [jobs[1]]
+    assert state.judge(jobs).stale == (jobs[1],)
 
     state.forget(jobs[1])
     assert not (out / "b" / "1").exists()
-    assert state.list_stale(jobs) == []
+    assert state.judge(jobs).stale == ()
     assert run_jobs(tmp_path, jobs) == []
     assert not state.find("b/1", "begun").exists()
 
@@ -285,9 +197,9 @@ runner.StudyRunner(
 """
 
 
-def start_study(directory: Path, command: str) -> subprocess.Popen[str]:
+def start_study(directory: Path, command: str, program: str = PROGRAM) -> subprocess.Popen[str]:
     process = POPEN(
-        [sys.executable, "-c", PROGRAM, directory, command],
+        [sys.executable, "-c", program, directory, command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -308,7 +220,10 @@ def is_alive(pid: int) -> bool:
 
 
 def read_pids(file: Path) -> list[int]:
+    deadline = time.monotonic() + 300
+
     while not file.exists() or len(file.read_text().split()) < 2:
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
     return [int(pid) for pid in file.read_text().split()]
@@ -336,13 +251,18 @@ def test_who_asks_twice_does_not_wait(tmp_path: Path) -> None:
     process = start_study(tmp_path / "out", LOOP.format(tmp_path / "pids", ""))
     pids = read_pids(tmp_path / "pids")
 
-    os.kill(process.pid, signal.SIGINT)
-    time.sleep(1.0)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=300)
+    try:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=300)
 
-    assert not any(map(is_alive, pids))
+        assert not any(map(is_alive, pids))
+    finally:
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGKILL)
+
     out = tmp_path / "out"
     assert StudyState(out, out, out).find_failure("a/1") is None
 
@@ -366,8 +286,26 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
     deadline = time.monotonic() + 300
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
 
-    with StudyState(out, out, out).lock():
-        pass
+    while True:
+        try:
+            with StudyState(out, out, out).lock():
+                break
+        except InputError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_hang_up_that_is_ignored_stops_nothing(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
+    command = f"echo $$ >> {pids}; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
+    process = start_study(tmp_path / "out", command, program)
+    read_pids(pids)
+
+    os.kill(process.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=300)
+
+    assert process.returncode == 0

@@ -16,11 +16,13 @@ from small_studies import BASE, TUNING, make_planner, write_loss
 
 from eqssl_speech.cli import main
 from eqssl_speech.error import InputError
-from eqssl_speech.study.jobs import Job, list_after, list_before
+from eqssl_speech.study.jobs import Job, NothingToChooseError, list_after, list_before
 
 POPEN = subprocess.Popen
 
 LR = "optimizer.config.lr"
+
+CONVENTIONAL: dict[str, Any] = {"settings": {"equilibrium": None}}
 
 Run = Callable[..., list[str]]
 
@@ -48,16 +50,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return POPEN(["true"], **kwargs)
 
     monkeypatch.setattr("eqssl_speech.study.runner.subprocess.Popen", start)
-    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a").mkdir(parents=True)
+    (tmp_path / "corpus" / "a" / "train.tsv").touch()
     YAML(typ="safe", pure=True).dump(BASE, tmp_path / "w.yaml")
 
     def run_study(
-        num_steps: int, found: dict[str, float], *options: str, status: int = 0
+        num_steps: int,
+        found: dict[str, float],
+        *options: str,
+        status: int = 0,
+        regime: dict[str, Any] = CONVENTIONAL,
     ) -> list[str]:
         content = {
             "sources": ["a"],
             "pretraining": {"wav2vec2": {"config": "w.yaml"}},
-            "regimes": {"plain": {"settings": {"equilibrium": None}}},
+            "regimes": {"plain": regime},
             "tuning": {"values": {LR: [0.001, 0.01]}, "num_steps": {LR: num_steps}},
             "cells": [{"families": ["wav2vec2"], "regimes": ["plain"], "seeds": [1, 2]}],
         }
@@ -131,9 +138,42 @@ def test_without_leave_cells_of_another_choice_are_kept_and_named(
     shutil.rmtree(tmp_path / "out" / "tune" / "wav2vec2" / "plain" / f"{LR}=0.01")
 
     changed = {"0.001": 4.0, "0.01": 3.0}
-    assert run(100, changed, status=2) == [f"tune/wav2vec2/plain/{LR}=0.01 0.01"]
-    assert "2 of the jobs" in capsys.readouterr().err
+    assert run(100, changed, status=1) == [f"tune/wav2vec2/plain/{LR}=0.01 0.01"]
+    assert "In no table: 2 of the jobs" in capsys.readouterr().err
     assert run(100, changed, "--redo") == [f"{cell}0.01" for cell in cells]
+
+
+def test_cells_wait_for_what_is_chosen_before_what_is_chosen(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = {"0.001": 4.0, "0.01": 5.0}
+    regime = {"tune": {"equilibrium.inner_lr": [0.1]}}
+    inner = "tune/wav2vec2/plain/equilibrium.inner_lr=0.1"
+    cells = [f"pretrain/wav2vec2/plain/audio/seed-{seed}" for seed in (1, 2)]
+    first = run(100, losses, regime=regime)
+    assert first[2:] == [f"{name} 0.001" for name in (inner, *cells)]
+
+    # Another number of updates makes all runs of the first setting stale, and may so the rest.
+    capsys.readouterr()
+    run(200, losses, "--list", regime=regime)
+    statuses = [line[:5].strip() for line in capsys.readouterr().out.splitlines()]
+    assert statuses == ["stale", "stale", "done?", "done?", "done?"]
+
+    # Once they have chosen another, so are the runs of the second, which make the cells wait. Nothing may be done again
+    # without leave.
+    for lr in losses:
+        (tmp_path / "out" / "state" / f"tune/wav2vec2/plain/{LR}={lr}.json").unlink()
+        shutil.rmtree(tmp_path / "out" / "tune" / "wav2vec2" / "plain" / f"{LR}={lr}")
+
+    other = {"0.001": 4.0, "0.01": 3.0}
+    assert run(100, other, status=1, regime=regime) == first[:2]
+    told = capsys.readouterr()
+    assert "Pre-training" not in told.out
+    assert (
+        f"In no table: 1 of the jobs that are done or begun, the first of them {inner}" in told.err
+    )
+
+    assert run(100, other, "--redo", regime=regime) == [f"{name} 0.01" for name in (inner, *cells)]
 
 
 def test_where_all_values_diverge_only_their_cells_fail(run: Run, tmp_path: Path) -> None:
@@ -204,8 +244,18 @@ def test_what_was_tuned_is_what_is_trained_with(tmp_path: Path) -> None:
     assert {"optimizer.config.lr=0.01", "equilibrium.inner_lr=0.1", "common.seed=1"} <= set(command)
     assert not any(word.startswith("validation.") for word in command)
 
-    with pytest.raises(InputError, match=r"no run with `optimizer.config.lr` of .* has a loss"):
-        jobs["pretrain/hubert/plain/audio/seed-1"].make_command()
+    cell = jobs["pretrain/hubert/plain/audio/seed-1"]
+
+    with pytest.raises(
+        InputError, match=r"lr=0.001: is gone, and with it what its setting came to"
+    ):
+        cell.make_command()
+
+    for lr in (0.001, 0.01):
+        write_loss(tmp_path, f"tune/hubert/plain/optimizer.config.lr={lr:g}", plain_loss=math.nan)
+
+    with pytest.raises(NothingToChooseError, match=r"`optimizer.config.lr` of .* has a loss"):
+        cell.make_command()
 
 
 def test_an_average_without_sources_that_diverge_chooses_nothing(tmp_path: Path) -> None:
@@ -214,7 +264,6 @@ def test_an_average_without_sources_that_diverge_chooses_nothing(tmp_path: Path)
     metrics = write_loss(
         tmp_path, f"{tune}/optimizer.config.lr=0.001", plain_loss=4.0, adapted_loss=3.0
     )
-    (metrics / "valid").mkdir()
 
     for source, losses in (("a", {"adapted_loss": 3.0}), ("b", {})):
         row = {"Step": 150, "plain_loss": 4.0, **losses}
