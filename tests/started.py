@@ -23,13 +23,19 @@ _PRELOADED = ["eqssl_speech.tasks.pretrain.recipe", "eqssl_speech.tasks.finetune
 
 
 def start(
-    arguments: Sequence[str], env: Mapping[str, str], timeout_s: float, *, errors: bool = True
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    timeout_s: float,
+    *,
+    script: Path | None = None,
+    errors: bool = True,
 ) -> tuple[int, str]:
     """Run ``python -m eqssl_speech`` to its end.
 
     :param arguments: What follows that.
     :param env: The environment; of what is read while modules are imported, that of the first start counts.
     :param timeout_s: How long it may take.
+    :param script: What is run instead, if anything.
     :param errors: Whether standard error is part of the output.
     :returns: The exit status, and what was written to standard output and standard error.
     """
@@ -40,7 +46,7 @@ def start(
         output = Path(directory) / "output"
 
         process = context.Process(
-            target=_run, args=(list(arguments), dict(env), str(output), errors)
+            target=_run, args=(list(arguments), dict(env), str(output), script, errors)
         )
 
         before = dict(os.environ)
@@ -63,7 +69,9 @@ def start(
         return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
 
 
-def _run(arguments: list[str], env: dict[str, str], output: str, errors: bool) -> None:
+def _run(
+    arguments: list[str], env: dict[str, str], output: str, script: Path | None, errors: bool
+) -> None:
     os.environ.clear()
     os.environ.update(env)
 
@@ -78,7 +86,10 @@ def _run(arguments: list[str], env: dict[str, str], output: str, errors: bool) -
     random.seed()
 
     try:
-        runpy.run_module("eqssl_speech", run_name="__main__", alter_sys=True)
+        if script is None:
+            runpy.run_module("eqssl_speech", run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(script), run_name="__main__")
     finally:
         # A fork of a server does not come by it on its way out.
         atexit._run_exitfuncs()

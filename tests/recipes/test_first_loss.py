@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from recipe_runs import ENV, FEW_STEPS, ON_THE_SAMPLE, REPOSITORY, Run, list_command
+from started import start
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
@@ -87,17 +87,14 @@ def test_the_first_loss_of_a_run_is_that_of_transformers(
         "trainer.mixed_precision.mode": "off",
     }
     preset = REPOSITORY / "recipes" / "continued" / "wav2vec2.yaml"
-    python, _, _, *arguments = list_command(
-        "pretrain", tmp_path / "out", settings, config_file=preset
-    )
+    _, _, _, *arguments = list_command("pretrain", tmp_path / "out", settings, config_file=preset)
     losses = tmp_path / "losses.pt"
 
-    process = subprocess.run(
-        [python, WORKER, losses, *arguments], capture_output=True, text=True, env=ENV, timeout=600
-    )
-    run = Run(process.returncode, process.stdout + process.stderr, tmp_path / "out")
+    status, log = start([str(losses), *arguments], ENV, timeout_s=600, script=WORKER)
 
-    assert run.returncode == 0, run.output
+    assert status == 0, log
+
+    run = Run(status, log, tmp_path / "out")
 
     records = torch.load(losses)[:2]
     expected = []
