@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from eqssl_speech.cores import num_cores
 if TYPE_CHECKING:
     from eqssl_speech.study.jobs import Job
     from eqssl_speech.study.runner import StudyProgress
-    from eqssl_speech.study.state import StudyState
+    from eqssl_speech.study.state import Judgement, StudyState
 
 _STUDY: Final = """\
 Run what a file lists: pre-trainings by family, regime and seed, each fine-tuned on several languages, evaluated, and
@@ -75,7 +76,7 @@ def _run(options: Namespace) -> int:
 
     # Jobs are started elsewhere than here, perhaps another day.
     directory, corpus, out = (
-        path.absolute() for path in (options.file.parent, options.corpus, options.out)
+        path.resolve() for path in (options.file.parent, options.corpus, options.out)
     )
     planner = Planner(study, directory, corpus, out)
     jobs = planner.list_jobs()
@@ -92,12 +93,12 @@ def _run(options: Namespace) -> int:
 
     failed: list[str] = []
 
-    def write() -> tuple[dict[str, Any], Sequence[Job]]:
+    def write() -> tuple[dict[str, Any], Judgement]:
         judgement = state.judge(jobs)
         # What is of other settings than are now chosen is not mixed with the rest, nor what may be.
         state.set_aside({*judgement.undecided, *(job.name for job in judgement.stale)})
 
-        return write_results(study, planner, state, out), judgement.stale
+        return write_results(study, planner, state, out), judgement
 
     if not options.tables:
         _refuse_or_redo(options, state, jobs)
@@ -105,22 +106,32 @@ def _run(options: Namespace) -> int:
         try:
             failed = _run_all(options, out, state, jobs)
         except KeyboardInterrupt:
-            write()
+            with suppress(InputError):
+                write()
+
             raise
 
-    results, stale = write()
+    results, judgement = write()
 
     print(render_results(results))
 
     for name in failed:
         print(f"Failed: {name}; {state.find(name, 'log')} says why.", file=sys.stderr)
 
-    if stale:
+    if judgement.undecided:
         print(
-            f"In no table: {_describe_stale(stale)}; do them again with `--redo`.", file=sys.stderr
+            f"In no table: {len(judgement.undecided)} of the jobs that are done or begun, the first of them "
+            f"{judgement.undecided[0]}, which wait for what tuning comes to.",
+            file=sys.stderr,
         )
 
-    return 1 if failed or (stale and not options.tables) else 0
+    if judgement.stale:
+        print(
+            f"In no table: {_describe_stale(judgement.stale)}; do them again with `--redo`.",
+            file=sys.stderr,
+        )
+
+    return 1 if failed or (judgement.stale and not options.tables) else 0
 
 
 def _list(state: StudyState, jobs: Sequence[Job]) -> None:
@@ -168,22 +179,20 @@ def _run_all(options: Namespace, out: Path, state: StudyState, jobs: Sequence[Jo
 
     failed: list[str] = []
 
-    while not failed:
+    while True:
         judgement = state.judge(jobs)
-        blocked = list_after(jobs, [job.name for job in judgement.stale])
-        first = [j for j in list_before(jobs, judgement.undecided) if j.name not in blocked]
+        stale = [job.name for job in judgement.stale]
+        # One stage of tuning after the other: the choice of one may make the runs of the next stale.
+        left_out = list_after(jobs, {*failed, *judgement.undecided, *stale})
+        first = [job for job in list_before(jobs, judgement.undecided) if job.name not in left_out]
 
         if all(state.read(job.name) for job in first):
             break
 
-        failed = _run_jobs(options, out, state, first)
+        failed += _run_jobs(options, out, state, first)
 
         if options.redo:
             _refuse_or_redo(options, state, jobs)
-
-    judgement = state.judge(jobs)
-    stale = [job.name for job in judgement.stale]
-    left_out = list_after(jobs, {*failed, *judgement.undecided, *stale})
 
     return failed + _run_jobs(
         options, out, state, [job for job in jobs if job.name not in left_out]

@@ -188,6 +188,7 @@ def merge_settings(*layers: Settings) -> Settings:
     that comes later goes, as the host takes the section, whatever comes later.
 
     :param layers: The settings, the last of which count.
+    :raises InputError: If a section is empty, which to the host is another than none.
     """
     merged: Settings = {}
 
@@ -204,7 +205,12 @@ def merge_settings(*layers: Settings) -> Settings:
 
 def _flatten(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in settings.items():
-        if isinstance(value, dict) and value:
+        if value == {}:
+            raise InputError(
+                f"`{prefix}{key}` is an empty section; name its keys, or leave it out."
+            )
+
+        if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -262,7 +268,8 @@ def _read_base(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file}: is no configuration of a recipe; correct `config`.")
 
-    return content
+    # Unless it says otherwise, it is one of equilibrium training.
+    return {"equilibrium": {}, **content}
 
 
 def _descend(value: Any, parts: list[str]) -> Any:

@@ -250,6 +250,12 @@ class Planner:
     def _require_tunable(self, family: str, regime: str) -> None:
         """Refuse at once what would be found out by the first run of tuning."""
         for name in self.list_tuned(regime):
+            if name.startswith("equilibrium.") and not self._maker.num_inner_steps(family, regime):
+                raise InputError(
+                    f"`{name}` is to be tuned, but `{regime}` has no inner steps; tune it in `regimes.*.tune` of those "
+                    "that have some."
+                )
+
             for other, value in self._tuning_settings(family, regime, name).items():
                 if value is None and name.startswith(f"{other}."):
                     raise InputError(
@@ -330,14 +336,8 @@ class Planner:
         )
 
         test = f"{TEST}/{cell.name}/{amount}/{source}"
-        command = [
-            "evaluate",
-            str(self._out / finetune),
-            str(self._corpus),
-            "--split",
-            section.split,
-        ]
-        command += ["--source", source, "--out", str(self._out / test)]
+        command = ["evaluate", str(self._out / finetune), str(self._corpus)]
+        command += ["--split", section.split, "--source", source, "--out", str(self._out / test)]
 
         self._add(Job(test, lambda: command, (finetune,)))
 

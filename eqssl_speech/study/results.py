@@ -111,16 +111,26 @@ def _gather(
     for planned in members:
         by_regime.setdefault(planned.cell.regime, []).append(planned)
 
+    def pick(amount: str | None = None) -> dict[str, list[PlannedCell]]:
+        """Leave out what was once made of a cell, and now is no part of the study."""
+        picked = {
+            regime: [p for p in cells if (p.adapt if amount is None else amount in p.labels)]
+            for regime, cells in by_regime.items()
+        }
+
+        return {regime: cells for regime, cells in picked.items() if cells}
+
     amounts = list(dict.fromkeys(name for planned in members for name in planned.labels))
 
     return {
         "family": family,
         "counting": counting,
         "pretraining": _gather_pretraining(study, planner, state, out, by_regime),
-        "adaptation": _gather_adaptation(study, state, out, by_regime),
-        "phones": _gather_phones(study, state, out, by_regime),
+        "adaptation": _gather_adaptation(study, state, out, pick()),
+        "phones": _gather_phones(study, state, out, pick()),
         "finetuning": {
-            amount: gather_recognition(study, state, out, amount, by_regime) for amount in amounts
+            amount: gather_recognition(study, state, out, amount, pick(amount))
+            for amount in amounts
         },
     }
 

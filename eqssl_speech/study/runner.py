@@ -22,6 +22,9 @@ from eqssl_speech.tasks.signals import STOPPED
 
 _POLL_S: Final = 0.2
 
+_REPEAT_S: Final = 0.5
+"""How long after a signal another is no more than the same."""
+
 _WRONG_INPUT: Final = 2
 """The exit status of `eqssl` if what it is given is wrong."""
 
@@ -149,6 +152,10 @@ class StudyRunner:
             else:
                 time.sleep(_POLL_S)
 
+        # Asked while the last was ending; there may be more to run after these.
+        if self._num_signals > 0:
+            raise KeyboardInterrupt
+
         return progress.failed
 
     def _start(self, pending: list[Job], done: set[str], failed: list[str], lock: int) -> bool:
@@ -176,7 +183,9 @@ class StudyRunner:
                         "do it again with `--redo`."
                     )
             except InputError as ex:
-                log.write_text(f"{ex}\n", encoding="utf-8")
+                with log.open("a", encoding="utf-8") as stream:
+                    stream.write(f"{ex}\n")
+
                 self._state.add_attempt(job, Attempt(self._find_version(), _WRONG_INPUT, 0.0))
                 failed.append(job.name)
                 continue
@@ -185,11 +194,11 @@ class StudyRunner:
 
             version = self._find_version()
 
-            with log.open("ab") as stream:
+            with log.open("ab") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "eqssl_speech", *command],
                     stdin=subprocess.DEVNULL,
-                    stdout=stream,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
                     env=os.environ | self._environment[worker % len(self._environment)],
                     # A Ctrl-C of the terminal is passed on in order, as the end of a run.
@@ -244,7 +253,17 @@ class StudyRunner:
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
+        first_s = 0.0
+
         def count(_: int, __: object) -> None:
+            nonlocal first_s
+
+            # What is asked for once may come twice: a terminal that is closed hangs up, and so does its shell.
+            if self._num_signals == 0:
+                first_s = time.monotonic()
+            elif time.monotonic() - first_s < _REPEAT_S:
+                return
+
             self._num_signals += 1
 
         # `nohup` has the hang-up ignored.

@@ -47,7 +47,7 @@ class Judgement:
     """Which of the jobs that are done or begun are not of what there is now."""
 
     stale: tuple[Job, ...]
-    """Those with another command, or of other inputs."""
+    """Those with another command, or of other inputs; and those that decide on others, and whose results are gone."""
 
     undecided: tuple[str, ...]
     """Those that may be: it shows once others are done that come before."""
@@ -169,6 +169,10 @@ class StudyState:
         stale: dict[str, Job] = {}
         undecided: dict[str, None] = {}
 
+        jobs = list(jobs)
+        # What is chosen is read from what they have made.
+        decisive = {name for job in jobs for name in job.after}
+
         for job in jobs:
             record = self.read(job.name)
             begun = self._read_begun(job.name) if record is None else None
@@ -183,6 +187,7 @@ class StudyState:
             if (
                 not stale.keys().isdisjoint(job.needs)
                 or known["inputs"] != self.make_inputs(job)
+                or (job.name in decisive and not (self._out / job.name).is_dir())
                 or (not is_open and not self._is_command(known, job, is_begun=record is None))
             ):
                 stale[job.name] = job

@@ -334,6 +334,13 @@ def test_the_commands_of_the_recipe_are_such_as_pre_training_takes(
     assert num_read > 200
 
 
+def test_an_empty_section_is_refused(tmp_path: Path) -> None:
+    maker = make_maker(tmp_path, settings={"dataset": {"audio": {}}})
+
+    with pytest.raises(InputError, match=r"`dataset.audio` is an empty section; name its keys"):
+        maker.make("hubert", "plain", "audio")
+
+
 def test_a_section_stands_for_each_of_its_keys(tmp_path: Path) -> None:
     inner = {"equilibrium.inner_lr": [0.01, 0.1]}
     own = {"equilibrium": {"num_inner_steps": 4, "inner_lr": 0.5}, "regime": {"num_steps": 600}}
@@ -355,10 +362,18 @@ def test_a_section_stands_for_each_of_its_keys(tmp_path: Path) -> None:
 
 
 def test_what_a_regime_does_not_have_is_not_tuned(tmp_path: Path) -> None:
-    planner = make_planner(tmp_path, tuning={"values": {"equilibrium.inner_lr": [0.1]}})
+    for name, error in (
+        ("equilibrium.inner_lr", "to be tuned, but `plain` has no inner steps; tune it"),
+        ("profilers.torch.skip_n_steps", "to be tuned, but `plain` has no `profilers`; tune it"),
+    ):
+        regimes = {"plain": {"settings": {"equilibrium": None, "profilers": None}}}
+        cells = [{"families": ["hubert"], "regimes": ["plain"], "seeds": [1]}]
+        planner = make_planner(
+            tmp_path, tuning={"values": {name: [0.1]}}, regimes=regimes, cells=cells
+        )
 
-    with pytest.raises(InputError, match="to be tuned, but `plain` has no `equilibrium`; tune it"):
-        planner.list_jobs()
+        with pytest.raises(InputError, match=error):
+            planner.list_jobs()
 
 
 def test_sources_that_the_corpus_does_not_have_are_named(tmp_path: Path) -> None:

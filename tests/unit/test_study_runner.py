@@ -16,7 +16,7 @@ from eqssl_speech.error import InputError
 from eqssl_speech.study.jobs import Job
 from eqssl_speech.study.state import StudyState
 
-LOOP = "echo $$ >> {}; trap '{}' TERM; while :; do sleep 0.1; done"
+LOOP = "trap '{1}' TERM; echo $$ >> {0}; while :; do sleep 0.1; done"
 """A line of shell that says its process and what it does when it is asked to stop."""
 
 
@@ -130,7 +130,7 @@ def test_a_full_disk_ends_a_study_with_a_sentence(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StudyState, "add_attempt", add_attempt)
-    jobs = [make_job("a/1", "true"), make_job("a/2", "sleep 600")]
+    jobs = [make_job("a/1", "true"), make_job("a/2", "exec sleep 600")]
 
     with pytest.raises(InputError, match=r"the study cannot go on \(No space left on device\)"):
         run_jobs(tmp_path, jobs)
@@ -181,11 +181,15 @@ def test_one_study_at_a_time(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import subprocess, sys
+import signal, subprocess, sys
 from pathlib import Path
 import eqssl_speech.study.runner as runner
 from eqssl_speech.study.jobs import Job
 from eqssl_speech.study.state import StudyState
+
+# Whatever started the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[3]))
 
 popen = subprocess.Popen
 runner.subprocess.Popen = lambda command, **kw: popen(["/bin/sh", "-c", command[3]], **kw)
@@ -197,9 +201,9 @@ runner.StudyRunner(
 """
 
 
-def start_study(directory: Path, command: str, program: str = PROGRAM) -> subprocess.Popen[str]:
+def start_study(directory: Path, command: str, hang_up: str = "SIG_DFL") -> subprocess.Popen[str]:
     process = POPEN(
-        [sys.executable, "-c", program, directory, command],
+        [sys.executable, "-c", PROGRAM, directory, command, hang_up],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -298,9 +302,8 @@ def test_jobs_of_a_killed_study_keep_others_out(tmp_path: Path) -> None:
 
 def test_a_hang_up_that_is_ignored_stops_nothing(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
     command = f"echo $$ >> {pids}; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
-    process = start_study(tmp_path / "out", command, program)
+    process = start_study(tmp_path / "out", command, "SIG_IGN")
     read_pids(pids)
 
     os.kill(process.pid, signal.SIGHUP)
