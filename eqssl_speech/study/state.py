@@ -183,11 +183,12 @@ class StudyState:
             is_open = any(
                 self.read(name) is None or name in stale or name in undecided for name in job.after
             )
+            is_gone = record is not None and not (self._out / job.name).is_dir()
 
             if (
                 not stale.keys().isdisjoint(job.needs)
                 or known["inputs"] != self.make_inputs(job)
-                or (job.name in decisive and not (self._out / job.name).is_dir())
+                or (is_gone and job.name in decisive)
                 or (not is_open and not self._is_command(known, job, is_begun=record is None))
             ):
                 stale[job.name] = job

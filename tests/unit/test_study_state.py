@@ -10,6 +10,7 @@ from shell_jobs import make_job, make_state, run_jobs
 
 from eqssl_speech.error import InputError
 from eqssl_speech.study.jobs import Job
+from eqssl_speech.study.state import Judgement
 
 
 def change_command(jobs: list[Job], directory: Path) -> None:
@@ -117,3 +118,24 @@ def test_what_cannot_be_removed_is_not_forgotten(
     # It is still of something else.
     assert make_state(tmp_path).judge([make_job("a/1", "true")]).stale != ()
     assert run_jobs(tmp_path, [make_job("a/1", "true")]) == ["a/1"]
+
+
+def test_what_decides_on_others_has_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("75")
+    out = tmp_path / "out"
+    jobs = [
+        make_job("tune/1", f"mkdir -p {out}/tune/1; exit $(cat {tmp_path}/status)"),
+        make_job("cell/1", "true", after=("tune/1",)),
+    ]
+
+    # Asked to stop before it has made anything, it goes on.
+    assert run_jobs(tmp_path, jobs) == ["tune/1"]
+    (out / "tune" / "1").rmdir()
+    assert make_state(tmp_path).judge(jobs).stale == ()
+
+    (tmp_path / "status").write_text("0")
+    assert run_jobs(tmp_path, jobs) == []
+    assert make_state(tmp_path).judge(jobs) == Judgement((), ())
+
+    (out / "tune" / "1").rmdir()
+    assert make_state(tmp_path).judge(jobs) == Judgement((jobs[0],), ("cell/1",))
