@@ -80,7 +80,7 @@ def test_values_are_those_counted_by_hand(num_codes: list[int], unmasked_weight:
         rows = logits.flatten(0, 1)
         predicted = rows.argmax(-1)
 
-        masked += float(torch.nn.functional.cross_entropy(rows, targets)) * num_targets
+        masked += torch.nn.functional.cross_entropy(rows, targets).item() * num_targets
         correct.append(int((predicted == targets).sum()))
         counts += torch.bincount(predicted, minlength=n).tolist()
         label_counts += torch.bincount(targets, minlength=n).tolist()

@@ -145,7 +145,7 @@ def test_an_asset_is_found_by_its_name(
 
     assert source.tokenizer is not None
     assert int(vocab_size) == source.tokenizer.vocab_size
-    expected = sum(float(p.sum()) for p in source.module.parameters())
+    expected = sum(p.sum().item() for p in source.module.parameters())
     assert float(total) == pytest.approx(expected, abs=1e-3)
 
 
