@@ -22,9 +22,10 @@ _NUM_STEPS: Final = "regime.num_steps"
 _PUBLISH: Final = "regime.publish_metrics_every_n_steps"
 _CHECKPOINT: Final = "regime.checkpoint_every_n_steps"
 _VALIDATE: Final = "regime.validate_every_n_steps"
+# Not every schedule counts its warm-up in updates.
 _WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
 
-# Of an equilibrium run only, which may leave them out. Other schedules have no warm-up that is counted in updates.
+# Of an equilibrium run only, which may leave them out.
 _INNER_COUNTS: Final = (
     "equilibrium.start_after_num_steps",
     "equilibrium.num_inner_warmup_steps",
@@ -184,8 +185,8 @@ class SettingsMaker:
 
 
 def merge_settings(*layers: Settings) -> Settings:
-    """Put settings over others. A section stands for each of its keys; what is set to null below or above a setting
-    that comes later goes, as the host takes the section, whatever comes later.
+    """Put settings over others. A section stands for each of its keys. A setting removes what an earlier layer says of
+    a section around it, or of keys in it: given both, the host would take the section, whichever comes later.
 
     :param layers: The settings, the last of which count.
     :raises InputError: If a section is empty, which to the host is another than none.

@@ -85,7 +85,6 @@ def write_results(study: Study, planner: Planner, state: StudyState, out: Path) 
         },
     }
 
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / RESULTS_FILE, text.encode())
 

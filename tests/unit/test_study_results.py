@@ -39,6 +39,7 @@ class FinishedStudy:
 
         self.study: Study = read_study(directory / "study.yaml")
         self.out = directory / "out"
+        self.out.mkdir()
         self.planner = Planner(self.study, directory, directory / "corpus", self.out)
         self.state = StudyState(directory, directory / "corpus", self.out)
         self.jobs = {job.name: job for job in self.planner.list_jobs()}
