@@ -25,6 +25,12 @@ _VALIDATE: Final = "regime.validate_every_n_steps"
 # Not every schedule counts its warm-up in updates.
 _WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
 
+# Kept besides the last; the host wants them to fit the numbers of above.
+_KEPT: Final = (
+    "regime.keep_best_n_checkpoints",
+    "regime.keep_checkpoint_every_n_steps",
+)
+
 # Of an equilibrium run only, which may leave them out.
 _INNER_COUNTS: Final = (
     "equilibrium.start_after_num_steps",
@@ -110,7 +116,8 @@ class SettingsMaker:
         return settings
 
     def shorten(self, family: str, settings: Settings, num_steps: int) -> Settings:
-        """Have a run end earlier, and all that counts updates with it; the last update is validated.
+        """Have a run end earlier, and all that counts updates with it; the last update is validated,
+        and its checkpoint is the one that is kept.
 
         :param family: The family.
         :param settings: The settings.
@@ -142,6 +149,7 @@ class SettingsMaker:
             _CHECKPOINT: max(publish, checkpoint // publish * publish),
             _VALIDATE: num_steps,
             **warm_up,
+            **{name: None for name in _KEPT if self.find(family, settings, name) is not None},
         }
 
     def _merge(self, regime: RegimeSection) -> Settings:
