@@ -25,7 +25,7 @@ _VALIDATE: Final = "regime.validate_every_n_steps"
 # Not every schedule counts its warm-up in updates.
 _WARM_UP: Final = "lr_scheduler.config.num_warmup_steps"
 
-# Kept besides the last; the host wants them to fit the numbers of above.
+# Kept besides the last; the host wants them to fit the numbers above.
 _KEPT: Final = (
     "regime.keep_best_n_checkpoints",
     "regime.keep_checkpoint_every_n_steps",

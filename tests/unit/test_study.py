@@ -146,10 +146,10 @@ def test_regimes_are_counted_in_three_ways(tmp_path: Path) -> None:
     assert by_gradients["regime.publish_metrics_every_n_steps"] == 3
     assert by_gradients["regime.checkpoint_every_n_steps"] == 12
 
-    # The host refuses checkpoints that are not each validated, if it shall keep the best.
-    kept = {"regime.keep_best_n_checkpoints": 2}
+    # The host refuses numbers of these that do not fit the others.
+    kept = {"regime.keep_best_n_checkpoints": 2, "regime.keep_checkpoint_every_n_steps": 50}
     by_gradients = make_maker(tmp_path, settings=kept).make("hubert", "last-3", "gradients")
-    assert by_gradients["regime.keep_best_n_checkpoints"] is None
+    assert [by_gradients[name] for name in kept] == [None, None]
 
     assert maker.make("hubert", "plain", "gradients") == maker.make("hubert", "plain", "audio")
 
